@@ -1,0 +1,1 @@
+"""The outermost floor: verbs."""

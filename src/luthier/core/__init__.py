@@ -1,0 +1,1 @@
+"""The ground floor: the words everybody else uses. Imports nothing of Luthier, and no torch."""

@@ -1,0 +1,113 @@
+"""Files that are either whole or not there: write beside, fsync, rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import StorageError
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn an OSError while writing `path` into a StorageError that says what to do."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"Could not write: {error.strerror or error}.",
+            where=str(path),
+            remedy="Free some space or choose another folder with --out; what was saved before is intact.",
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: readers see the old content or the new, never half.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written; nothing half-written stays behind.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with storing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as sink:
+                sink.write(content)
+                sink.flush()
+                os.fsync(sink.fileno())
+            os.replace(part, path)
+            sync_folder(path.parent)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` for UTF-8 text."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_bytes` for indented JSON with a final newline."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Fill a folder under a temporary name; it appears under its own name, replacing an older one, only when complete.
+
+    Yields:
+        the temporary folder to write into. On any exception it is removed and an older `folder` is untouched.
+    """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    with storing(folder):
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.mkdir(parents=True)
+            yield part
+            for file in sorted(part.rglob("*")):
+                if file.is_file():
+                    with open(file, "rb") as handle:
+                        os.fsync(handle.fileno())
+            if folder.exists():
+                old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+                os.replace(folder, old)
+                os.replace(part, folder)
+                shutil.rmtree(old)
+            else:
+                os.replace(part, folder)
+            sync_folder(folder.parent)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes, read in pieces, as hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as source:
+        while piece := source.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def fingerprint(content: Any) -> str:
+    """Hash of plain data, independent of key order, as hex."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()

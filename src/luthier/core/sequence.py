@@ -1,0 +1,44 @@
+"""What the data floor hands to the engine: token ids, and how much each of them is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.core.example import Source
+
+
+@dataclass(slots=True)
+class Sequence:
+    """One path from the first token to the last.
+
+    Attributes:
+        tokens: int32 ``[T]`` token ids.
+        weights: float32 ``[T]``; ``weights[t]`` is how much predicting ``tokens[t]`` from what precedes it counts. 0 = read only.
+            ``weights[0]`` is always 0: nothing precedes it.
+        part: what this path is within its row: empty, or ``chosen`` / ``rejected`` for a preference pair.
+    """
+
+    tokens: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    part: str = ""
+
+
+@dataclass(slots=True)
+class Row:
+    """One example as token paths. Several paths where the chat template rewrites earlier turns (they fork), or for a pair."""
+
+    source: Source
+    sequences: list[Sequence]
+
+
+class Rows(Protocol):
+    """Anything that can be indexed for rows: a memory-mapped table or a plain list."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Row: ...
+    def __iter__(self) -> Iterator[Row]: ...

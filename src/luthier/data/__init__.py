@@ -1,0 +1,1 @@
+"""From files to tokens, without torch: read, check, split, render, tokenise, account."""

@@ -1,0 +1,1 @@
+"""One file per format. A reader recognises its rows and turns each into an Example."""

@@ -1,0 +1,1 @@
+"""Is it better? Scores, the paired verdict, the certificate, the report."""

@@ -1,0 +1,1 @@
+"""Answers: prefix-sharing prefill, cached decoding, chat."""

@@ -1,0 +1,1 @@
+"""The only floor where parts are joined: tune, derive, reproduce."""

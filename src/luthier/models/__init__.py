@@ -1,0 +1,1 @@
+"""Base models: find, load, describe. torch begins here."""

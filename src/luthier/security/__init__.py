@@ -1,0 +1,1 @@
+"""Keys, roles, encryption and personal data. For now: the patterns that recognise secrets and personal data in rows."""

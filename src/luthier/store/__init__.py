@@ -1,0 +1,1 @@
+"""Where runs, and later the database, blobs, lineage and audit, are kept."""
