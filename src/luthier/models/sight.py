@@ -1,0 +1,251 @@
+"""The rule of sight: who may look at whom in a tree of tokens, and attention that obeys it.
+
+A pack lays token paths out as a forest in depth-first order. Token ``i`` sees token ``j`` iff ``j <= i < end[j]``, where ``end[j]``
+is where the subtree of ``j`` ends. A maximal run of tokens with the same end is a **node**; what a node sees is its ancestors, which
+lie in a few contiguous pieces before it, and itself causally:
+
+    index   0 1 2 3 | 4 5 6  | 7 8 9 10        nodes   [0,4)   sees itself
+    token   s s s s | a a A  | b b B B                 [4,7)   sees [0,4) and itself
+    end    11 .. 11 | 7 7 7  | 11 .. 11                [7,11)  sees [0,4) and itself
+
+So attention costs what is seen, never T x T, and needs no mask besides the causal triangle of the node itself.
+
+Shapes: T tokens of a pack, n tokens of a piece of a node, S tokens it sees, H query heads, K key-value heads, G = H / K, D width of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+NAME = "luthier"
+
+PIECE = 256
+"""Longest piece of a node whose scores exist at once: bounds memory at H x 256 x S and skips most of the causal triangle's empty half."""
+
+Span = tuple[int, int]
+
+
+@dataclass(slots=True, frozen=True)
+class Piece:
+    """Some consecutive tokens of one node and all they see.
+
+    Attributes:
+        start, end: the tokens that look.
+        seen: contiguous spans of what they see, in path order; the last one ends at `end`, and its last ``end - start`` tokens are
+            the piece itself, seen causally.
+    """
+
+    start: int
+    end: int
+    seen: tuple[Span, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class Memory:
+    """Keys and values of one layer, kept by whoever asked for them (inference): ``[K, T, D]`` each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Sight:
+    """The plan of one pack: which pieces look at which spans.
+
+    Args:
+        ends_T: int64, where the subtree of each token's node ends.
+        positions_T: int64, depth of each token on its path.
+        keep: remember keys and values per layer in `memories`, for inference.
+    """
+
+    def __init__(self, ends_T: NDArray[np.int64], positions_T: NDArray[np.int64], *, keep: bool = False) -> None:
+        self.ends_T, self.positions_T = ends_T, positions_T
+        self.memories: list[Memory] | None = [] if keep else None
+
+    @cached_property
+    def depth(self) -> int:
+        """Length of the longest path."""
+        return int(self.positions_T.max()) + 1
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """Every token is in exactly one piece, in layout order."""
+        pieces: list[Piece] = []
+        bounds = [0, *(np.flatnonzero(np.diff(self.ends_T)) + 1).tolist(), len(self.ends_T)]
+        open_nodes: list[tuple[Span, int]] = []  # the path to the present node: (span, end of its subtree)
+        for start, end in zip(bounds, bounds[1:], strict=False):
+            while open_nodes and open_nodes[-1][1] <= start:
+                open_nodes.pop()
+            above = _joined([span for span, _ in open_nodes])
+            for first in range(start, end, PIECE):
+                last = min(first + PIECE, end)
+                pieces.append(Piece(first, last, tuple(_joined([*above, (start, last)]))))
+            open_nodes.append(((start, end), int(self.ends_T[start])))
+        return pieces
+
+    def dense(self) -> Tensor:
+        """The rule as a bool matrix ``[T, T]`` (row sees column), for tests and for masks elsewhere."""
+        index = torch.arange(len(self.ends_T))
+        ends = torch.from_numpy(self.ends_T)
+        return (index[None, :] <= index[:, None]) & (index[:, None] < ends[None, :])
+
+
+def _joined(spans: list[Span]) -> list[Span]:
+    """Neighbouring spans as one."""
+    joined: list[Span] = []
+    for start, end in spans:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def gather(x_KTD: Tensor, spans: tuple[Span, ...]) -> Tensor:
+    """The tokens of `spans`, a view where there is one span."""
+    pieces = [x_KTD[:, start:end] for start, end in spans]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+
+
+def probabilities(q_KMD: Tensor, k_KSD: Tensor, *, looking: int, softcap: float | None = None, window: int | None = None) -> Tensor:
+    """Attention of one piece: ``softmax(q k^T)`` where it may look. `q` is already scaled.
+
+    Args:
+        q_KMD: queries, the G heads of a key-value head one after another: M = G * n.
+        looking: n, how many of the S seen tokens, the last ones, are the piece itself.
+        softcap: Gemma 2's bound on scores. window: how far back a token sees, counted on its path.
+
+    Returns:
+        ``[K, M, S]`` in the dtype of `q`.
+    """
+    scores_KMS = torch.bmm(q_KMD, k_KSD.transpose(1, 2))
+    if softcap is not None:
+        scores_KMS = softcap * torch.tanh(scores_KMS / softcap)
+    heads, rows, seen = scores_KMS.shape
+    scores = scores_KMS.view(heads, rows // looking, looking, seen)
+    tail = scores[..., seen - looking :]
+    hidden = torch.ones(looking, looking, dtype=torch.bool, device=scores.device).triu_(1)
+    if torch.is_grad_enabled() and scores.requires_grad:
+        scores = torch.cat([scores[..., : seen - looking], tail.masked_fill(hidden, float("-inf"))], dim=-1)
+    else:
+        tail.masked_fill_(hidden, float("-inf"))
+    if window is not None and seen > window:
+        own = torch.arange(seen - looking, seen, device=scores.device)
+        far = own[:, None] - torch.arange(seen, device=scores.device)[None, :] >= window
+        scores = scores.masked_fill(far, float("-inf"))
+    return torch.softmax(scores, dim=-1).view(heads, rows, seen)
+
+
+def _stack(x_HTD: Tensor, piece: Piece, kv_heads: int) -> Tensor:
+    """Queries (or their gradient) of a piece, ``[K, G * n, D]``: the G heads that share a key-value head lie in one matrix."""
+    part = x_HTD[:, piece.start : piece.end]
+    return part.reshape(kv_heads, -1, part.shape[-1])
+
+
+class TreeAttention(torch.autograd.Function):
+    """Attention over a token tree, piece by piece; backward computes the probabilities again instead of keeping them.
+
+    Gradients (FlashAttention, arXiv 2205.14135, eq. 4-6, without its tiling): ``dV = P^T dO``, ``dP = dO V^T``,
+    ``dS = P * (dP - rowsum(dO * O))``, ``dQ = dS K``, ``dK = dS^T Q``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor, sight: Sight, scaling: float) -> Tensor:  # type: ignore[override]
+        q_HTD = q_HTD * scaling
+        heads, tokens, width = q_HTD.shape
+        kv_heads = k_KTD.shape[0]
+        out_THD = q_HTD.new_empty(tokens, heads, width)
+        for piece in sight.pieces:
+            p = probabilities(_stack(q_HTD, piece, kv_heads), gather(k_KTD, piece.seen), looking=piece.end - piece.start)
+            out = torch.bmm(p, gather(v_KTD, piece.seen))
+            out_THD[piece.start : piece.end] = out.view(heads, -1, width).transpose(0, 1)
+        ctx.save_for_backward(q_HTD, k_KTD, v_KTD, out_THD)
+        ctx.sight, ctx.scaling = sight, scaling
+        return out_THD
+
+    @staticmethod
+    def backward(ctx: Any, grad_THD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q_HTD, k_KTD, v_KTD, out_THD = ctx.saved_tensors
+        kv_heads = k_KTD.shape[0]
+        grad_HTD, delta_HT1 = grad_THD.transpose(0, 1), (grad_THD * out_THD).sum(-1, dtype=torch.float32).t().unsqueeze(-1)
+        dq, dk, dv = torch.empty_like(q_HTD), torch.zeros_like(k_KTD), torch.zeros_like(v_KTD)
+        for piece in ctx.sight.pieces:
+            q, k, v = _stack(q_HTD, piece, kv_heads), gather(k_KTD, piece.seen), gather(v_KTD, piece.seen)
+            p, g = probabilities(q, k, looking=piece.end - piece.start), _stack(grad_HTD, piece, kv_heads)
+            dp = torch.bmm(g, v.transpose(1, 2))
+            ds = dp.sub_(_stack(delta_HT1, piece, kv_heads).to(dp.dtype)).mul_(p)
+            dq[:, piece.start : piece.end] = torch.bmm(ds, k).view(-1, piece.end - piece.start, q.shape[-1])
+            _add(dk, piece.seen, torch.bmm(ds.transpose(1, 2), q))
+            _add(dv, piece.seen, torch.bmm(p.transpose(1, 2), g))
+        return dq.mul_(ctx.scaling), dk, dv, None, None
+
+
+def _add(target_KTD: Tensor, spans: tuple[Span, ...], x_KSD: Tensor) -> None:
+    offset = 0
+    for start, end in spans:
+        target_KTD[:, start:end] += x_KSD[:, offset : offset + end - start]
+        offset += end - start
+
+
+def plain_attention(
+    q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor, sight: Sight, scaling: float, *, softcap: float | None = None, window: int | None = None
+) -> Tensor:
+    """What `TreeAttention` computes, left to autograd; also knows soft caps and sliding windows. Returns ``[T, H, D]``."""
+    outs = []
+    for piece in sight.pieces:
+        q = _stack(q_HTD * scaling, piece, k_KTD.shape[0])
+        p = probabilities(q, gather(k_KTD, piece.seen), looking=piece.end - piece.start, softcap=softcap, window=window)
+        out = torch.bmm(p, gather(v_KTD, piece.seen))
+        outs.append(out.view(q_HTD.shape[0], -1, q_HTD.shape[-1]).transpose(0, 1))
+    return torch.cat(outs)
+
+
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    sight: Sight | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The attention function that transformers calls in every layer; `sight` comes down from the family's ``states``.
+
+    Args:
+        query: ``[1, H, T, D]``; key, value: ``[1, K, T, D]``.
+
+    Returns:
+        ``[1, T, H, D]``, and no weights.
+    """
+    assert sight is not None, "a network loaded by Luthier is called through its family's states()"
+    assert dropout == 0.0, "attention dropout is switched off at load"
+    scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
+    q, k, v = query[0], key[0], value[0]
+    if sight.memories is not None:
+        sight.memories.append(Memory(k.detach(), v.detach()))
+    window = sliding_window if sliding_window is not None and sight.depth > sliding_window else None
+    if softcap is None and window is None:
+        out_THD = TreeAttention.apply(q, k, v, sight, scaling)
+    else:
+        out_THD = plain_attention(q, k, v, sight, scaling, softcap=softcap, window=window)
+    return out_THD.unsqueeze(0), None
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """transformers asks for a mask; the rule of sight needs none."""
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, _no_mask)
