@@ -1,0 +1,157 @@
+"""A session: everything one optimiser step needs, and the step itself."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from luthier.core.errors import ResultError
+from luthier.core.events import Stepped
+from luthier.core.sequence import Row, Rows
+from luthier.core.spec import TrainSpec
+from luthier.engine.loss import logprobs, weighted_loss
+from luthier.engine.optimiser import Optimiser
+from luthier.engine.order import Order
+from luthier.engine.pack import packs
+from luthier.engine.schedule import share
+from luthier.engine.tree import Pack
+from luthier.models.model import Model
+
+TOKENS_PER_PACK = 1024
+"""When nobody chose: enough rows for matmuls at full rate on a CPU; more only costs memory (measured, docs/log.md)."""
+
+
+class Objective(Protocol):
+    """Which number falls. Lives in ``objectives/``; see its folder's contract."""
+
+    linear: bool
+    """The loss is ``-sum(weights * logprobs)``: the engine may take the cheaper path."""
+
+    def loss(self, logprobs_N: Tensor, learned: Pack) -> Tensor: ...
+
+
+class Method(Protocol):
+    """Which weights move. Lives in ``methods/``; see its folder's contract."""
+
+    def groups(self, model: Model) -> list[Any]: ...
+    def state(self, model: Model) -> dict[str, Tensor]: ...
+    def load_state(self, model: Model, state: dict[str, Tensor]) -> None: ...
+
+
+class Session:
+    """One run of the loop in memory.
+
+    Args:
+        model: the base with `method` already attached.
+        rows: what is learned. valid: held-out rows for `validate`; may be empty.
+        train: derived numbers (no "auto" except tokens_per_pack and the intervals).
+    """
+
+    def __init__(self, model: Model, method: Method, objective: Objective, *, rows: Rows, valid: Rows | None = None, train: TrainSpec) -> None:
+        self.model, self.method, self.objective = model, method, objective
+        self.rows, self.valid, self.train = rows, valid, train
+        self.order = Order(len(rows), train)
+        self.steps = self.order.steps
+        self.step = 0
+        self.budget = TOKENS_PER_PACK if train.tokens_per_pack == "auto" else train.tokens_per_pack
+        self.optimiser = Optimiser(method.groups(model), train)
+
+    def advance(self) -> Stepped:
+        """Do one optimiser step.
+
+        Raises:
+            ResultError: the loss or the gradient is not finite; the weights are those before the step.
+        """
+        start = time.perf_counter()
+        chosen = [self.rows[i] for i in self.order.rows(self.step)]
+        torch.manual_seed(hash((self.train.seed, self.step)) & (2**63 - 1))  # dropout follows from the step: resume needs no random state
+        self.model.network.train()
+        loss, weight = self.gradient(chosen)
+        norm = self.optimiser.norm()
+        if not math.isfinite(loss) or not math.isfinite(norm.item()):
+            raise self._not_finite(chosen, loss, norm.item())
+        rate = share(self.step, steps=self.steps, train=self.train)
+        self.optimiser.step(rate, norm=norm, clip=self.train.clip)
+        self.step += 1
+        return Stepped(
+            step=self.step,
+            of=self.steps,
+            loss=loss,
+            learned_tokens=sum(int((s.weights != 0).sum()) for row in chosen for s in row.sequences),
+            tokens=sum(len(s.tokens) for row in chosen for s in row.sequences),
+            seconds=time.perf_counter() - start,
+            learning_rate=rate * self.optimiser.rate,
+            gradient_norm=norm.item(),
+        )
+
+    def gradient(self, chosen: list[Row]) -> tuple[float, float]:
+        """Accumulate the gradient of the mean loss over the learned weight of `chosen`.
+
+        Returns:
+            the mean loss in nats, and the learned weight it was divided by.
+        """
+        weight = sum(float(s.weights.sum(dtype="float64")) for row in chosen for s in row.sequences)
+        if weight <= 0:
+            raise ResultError("The rows of this step teach nothing.", where=str(chosen[0].source), remedy="Check weights and data.learn.")
+        total = 0.0
+        for pack in packs(chosen, self.budget):
+            if not len(pack.rows_N):
+                continue  # nothing is learned from this forest
+            loss = self.loss(pack)
+            total += loss.item()
+            if not math.isfinite(total):
+                return total / weight, weight  # backward would only spread it
+            (loss / weight).backward()
+            self.optimiser.collect()
+        return total / weight, weight
+
+    def loss(self, pack: Pack, *, keep_gradient: bool = True) -> Tensor:
+        """Summed loss of one forest."""
+        with nullcontext() if keep_gradient else torch.no_grad():
+            states_TD = states(self.model, pack)
+            states_ND = states_TD.index_select(0, torch.from_numpy(pack.rows_N))
+            targets_N, head_VD = torch.from_numpy(pack.targets_N), self.model.head().weight
+            if self.objective.linear:
+                return weighted_loss(states_ND, head_VD, targets_N, torch.from_numpy(pack.weights_N))[0]
+            return self.objective.loss(logprobs(states_ND, head_VD, targets_N), pack)
+
+    def validate(self) -> float:
+        """Mean held-out loss in nats per learned weight, with the weights as they are."""
+        assert self.valid is not None and len(self.valid), "there are no held-out rows"
+        self.model.network.eval()
+        total = weight = 0.0
+        for chosen in batches(self.valid, self.train.rows_per_step if isinstance(self.train.rows_per_step, int) else 8):
+            for pack in packs(chosen, self.budget):
+                if len(pack.rows_N):
+                    total += self.loss(pack, keep_gradient=False).item()
+                    weight += pack.weight
+        return total / weight
+
+    def _not_finite(self, chosen: list[Row], loss: float, norm: float) -> ResultError:
+        guilty = [row.source for row in chosen if not math.isfinite(self._alone(row))]
+        named = ", ".join(map(str, guilty[:5])) or "no single row"
+        return ResultError(
+            f"Step {self.step + 1}: the loss is {loss}, the gradient's length {norm}; nothing was updated. Not finite by itself: {named}.",
+            remedy="Look at that row, or lower train.learning_rate; the last checkpoint is intact.",
+            code="not_finite",
+        )
+
+    def _alone(self, row: Row) -> float:
+        return sum(self.loss(pack, keep_gradient=False).item() for pack in packs([row], self.budget) if len(pack.rows_N))
+
+
+def states(model: Model, pack: Pack) -> Tensor:
+    """States after the final norm, ``[T, D]``, of every token of a forest."""
+    return model.states(tokens_T=torch.from_numpy(pack.tokens_T), positions_T=torch.from_numpy(pack.positions_T), sight=pack.sight())
+
+
+def batches(rows: Rows, size: int) -> Iterable[list[Row]]:
+    """Rows in order, `size` at a time."""
+    for first in range(0, len(rows), size):
+        yield [rows[i] for i in range(first, min(first + size, len(rows)))]
