@@ -10,7 +10,8 @@ Each class also is the standard-library error it replaces, so ordinary Python id
     |- NotFound       LookupError   a run, a model, a file that is not there                 exit 2
     |- ResultError    RuntimeError  training or a certificate went wrong                     exit 1
     |- StorageError   OSError       the disk is full, a folder is read-only                  exit 1
-    `- MissingPart    ImportError   an optional library is not installed                     exit 2
+    |- MissingPart    ImportError   an optional library is not installed                     exit 2
+    `- Interrupted    RuntimeError  somebody asked to stop; the state is saved               exit 130
 
 To add one: subclass here, give it a `code` and an `exit_code`, and a test that reads its text.
 """
@@ -89,6 +90,12 @@ class MissingPart(LuthierError, ImportError):
     """An optional library is not installed; the remedy is the line that installs it."""
 
     code, exit_code = "missing_part", 2
+
+
+class Interrupted(LuthierError, RuntimeError):
+    """Somebody asked to stop; everything worth keeping is saved, and the remedy is the command that goes on."""
+
+    code, exit_code = "interrupted", 130
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
