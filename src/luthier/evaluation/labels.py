@@ -1,0 +1,71 @@
+"""Are the answers labels? And how is the label read off an answer?
+
+The rule, told to the user in `Labels.reason`. Answers are labels when few distinct short texts (at most 60 characters) repeat over at
+least 8 rows: whole answers when there are at most 200 distinct ones and each occurs twice on average; else first lines (``Label: refund``
+and then a reply in prose) when there are at most 30 distinct ones and each occurs four times on average - a first line repeats by chance
+("Dear customer,") more easily than a whole answer does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+LONGEST_LABEL = 60  # characters; a longer repeated answer is a stock phrase, not a class name
+FEWEST_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How labels are read off answers.
+
+    Attributes:
+        where: ``whole`` answer, its ``first_line``, or ``none`` when answers are not labels.
+        values: the labels the data was seen to use, normalised.
+        reason: the observation behind the decision, as a sentence.
+    """
+
+    where: Literal["whole", "first_line", "none"]
+    values: tuple[str, ...]
+    reason: str
+
+    @property
+    def found(self) -> bool:
+        """Whether answers are labels at all."""
+        return self.where != "none"
+
+    def read(self, answer: str) -> str:
+        """The label of `answer`: its text or first line, without white space and a final full stop, letter case ignored."""
+        return _normal(_first_line(answer) if self.where == "first_line" else answer)
+
+
+def detect(expected: list[str]) -> Labels:
+    """Decide from the expected answers whether they are labels. See the rule at the top of this file."""
+    whole = Counter(map(_normal, expected))
+    if _repeats(whole, most=200, each=2):
+        return Labels(
+            "whole", tuple(sorted(whole)), f"the {len(expected)} expected answers are {len(whole)} distinct short texts that repeat"
+        )
+    lines = Counter(_normal(_first_line(e)) for e in expected)
+    if _repeats(lines, most=30, each=4) and any("\n" in e.strip() for e in expected):
+        return Labels(
+            "first_line",
+            tuple(sorted(lines)),
+            f"the first lines of the {len(expected)} expected answers are {len(lines)} distinct labels that repeat",
+        )
+    return Labels("none", (), f"the {len(expected)} expected answers are free text ({len(whole)} distinct)")
+
+
+def _repeats(counts: Counter[str], *, most: int, each: int) -> bool:
+    rows = counts.total()
+    few = 2 <= len(counts) <= most and rows >= max(FEWEST_ROWS, each * len(counts))
+    return few and all(0 < len(text) <= LONGEST_LABEL for text in counts)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().split("\n", 1)[0]
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.split()).rstrip(".").casefold()
