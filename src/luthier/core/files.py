@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from luthier.core.errors import StorageError
 
@@ -38,8 +38,9 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: readers see the old content or the new, never half.
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file of any size atomically, piece by piece: it appears under its name only when the block ends without an exception.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written; nothing half-written stays behind.
@@ -49,14 +50,24 @@ def write_bytes(path: Path, content: bytes) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(part, "wb") as sink:
-                sink.write(content)
+                yield sink
                 sink.flush()
                 os.fsync(sink.fileno())
             os.replace(part, path)
             sync_folder(path.parent)
-        except OSError:
+        except BaseException:
             part.unlink(missing_ok=True)
             raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: readers see the old content or the new, never half.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written; nothing half-written stays behind.
+    """
+    with writing(path) as sink:
+        sink.write(content)
 
 
 def write_text(path: Path, content: str) -> None:

@@ -167,6 +167,13 @@ def _explain(kind: type[BaseModel], error: ValidationError, where: str, path: st
         for part in first["loc"][:-1]:
             annotation = owner.model_fields[str(part)].annotation
             owner = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else owner
-        raise SpecError(f"There is no setting {key!r}.", where=where, remedy=did_you_mean(str(first["loc"][-1]), owner.model_fields), code="unknown_key") from error
+        raise SpecError(
+            f"There is no setting {key!r}.", where=where, remedy=did_you_mean(str(first["loc"][-1]), owner.model_fields), code="unknown_key"
+        ) from error
     messages = "; ".join(dict.fromkeys(e["msg"] for e in error.errors() if e["loc"][:1] == first["loc"][:1]))
-    raise SpecError(f"{key} = {first['input']!r} does not do: {messages}.", where=where, remedy="Change it, or leave it out for the default.", code="bad_value") from error
+    raise SpecError(
+        f"{key} = {first['input']!r} does not do: {messages}.",
+        where=where,
+        remedy="Change it, or leave it out for the default.",
+        code="bad_value",
+    ) from error

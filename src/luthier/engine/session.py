@@ -53,7 +53,9 @@ class Session:
         train: derived numbers (no "auto" except tokens_per_pack and the intervals).
     """
 
-    def __init__(self, model: Model, method: Method, objective: Objective, *, rows: Rows, valid: Rows | None = None, train: TrainSpec) -> None:
+    def __init__(
+        self, model: Model, method: Method, objective: Objective, *, rows: Rows, valid: Rows | None = None, train: TrainSpec
+    ) -> None:
         self.model, self.method, self.objective = model, method, objective
         self.rows, self.valid, self.train = rows, valid, train
         self.order = Order(len(rows), train)
@@ -72,7 +74,7 @@ class Session:
         chosen = [self.rows[i] for i in self.order.rows(self.step)]
         torch.manual_seed(hash((self.train.seed, self.step)) & (2**63 - 1))  # dropout follows from the step: resume needs no random state
         self.model.network.train()
-        loss, weight = self.gradient(chosen)
+        loss, _ = self.gradient(chosen)
         norm = self.optimiser.norm()
         if not math.isfinite(loss) or not math.isfinite(norm.item()):
             raise self._not_finite(chosen, loss, norm.item())

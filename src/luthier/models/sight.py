@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
+
+if TYPE_CHECKING:
+    from luthier.models.recall import Recall
 
 NAME = "luthier"
 
@@ -81,7 +85,7 @@ class Sight:
         pieces: list[Piece] = []
         bounds = [0, *(np.flatnonzero(np.diff(self.ends_T)) + 1).tolist(), len(self.ends_T)]
         open_nodes: list[tuple[Span, int]] = []  # the path to the present node: (span, end of its subtree)
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for start, end in pairwise(bounds):
             while open_nodes and open_nodes[-1][1] <= start:
                 open_nodes.pop()
             above = _joined([span for span, _ in open_nodes])
@@ -218,7 +222,7 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    sight: Sight | None = None,
+    sight: Sight | Recall | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls in every layer; `sight` comes down from the family's ``states``.
@@ -233,6 +237,8 @@ def attend(
     assert dropout == 0.0, "attention dropout is switched off at load"
     scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
     q, k, v = query[0], key[0], value[0]
+    if not isinstance(sight, Sight):  # decoding: one token per row, which sees what the row remembers
+        return sight.attend(q, k, v, scaling=scaling, softcap=softcap, window=sliding_window).unsqueeze(0), None
     if sight.memories is not None:
         sight.memories.append(Memory(k.detach(), v.detach()))
     window = sliding_window if sliding_window is not None and sight.depth > sliding_window else None
