@@ -1,0 +1,160 @@
+"""The dial `quality` becomes numbers, and says how. Every "auto" of a Spec is resolved here, from the data and the model.
+
+The sources stand beside the constants; `docs/choosing-numbers.md` tells the same to people. What is a guess is called one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.core.events import Note
+from luthier.core.spec import Spec, TrainSpec
+
+EPOCHS = {"draft": 1.0, "good": 3.0, "best": 5.0}
+"""Passes over the rows. 3 is the value of the LoRA, QLoRA and Alpaca recipes for thousands of rows; held-out loss and `patience` stop what
+is too much. (QLoRA, arXiv 2305.14314, table 9; LoRA, arXiv 2106.09685, table 11 used 5 on E2E.)"""
+
+FEW_ROWS = 1000
+"""Below this, `good` and `best` see rows more often: the number of *steps* is what learns. Measured on 600 support rows, docs/log.md."""
+
+ROWS_PER_STEP = 16
+"""Thinking Machines' "LoRA Without Regret" (2025) found LoRA to lose against full tuning at large batches (above about 32 rows);
+QLoRA used 16. Few rows take less, so that an epoch has at least MIN_STEPS steps."""
+
+MIN_STEPS = 20
+"""Steps in one pass below which the batch is halved. A guess that keeps warm-up and schedule meaningful."""
+
+LORA_RATE = ((50e6, 3e-3), (1e9, 4e-4), (10e9, 2e-4), (math.inf, 1e-4))
+"""Parameters below -> learning rate of LoRA. 2e-4 at 7-13 B and 1e-4 above: QLoRA (table 9). Smaller bases have smaller widths and take
+more; 3e-3 below 50 M was measured on luthier-mini (docs/log.md), 4e-4 between is interpolated (a guess, within a factor of 2)."""
+
+FULL_SHARE = 0.1
+"""Full tuning takes about a tenth of LoRA's rate: "LoRA Without Regret" (2025) fits 9.8 over 14 models."""
+
+DRAFT_STEPS = 60
+"""A draft is a look: enough steps to see the loss fall, seconds to a minute on two cores."""
+
+LOOKS = 8
+"""Held-out looks per run: enough for a curve and for patience, cheap beside the steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the derivation looks at.
+
+    Attributes:
+        rows: training rows. tokens, learned: true and learned tokens in one pass over them. longest: tokens of the longest row.
+        longest_answer: tokens of the longest expected answer among the held-out rows; 0 when unknown.
+        parameters: of the base. dtype, context: as the model was loaded.
+    """
+
+    rows: int
+    tokens: int
+    learned: int
+    longest: int
+    longest_answer: int
+    parameters: int
+    dtype: str
+    context: int
+
+
+def derive(spec: Spec, facts: Facts) -> tuple[Spec, list[Note]]:
+    """Replace every "auto" by a number.
+
+    Returns:
+        the Spec without "auto" in model, train and evaluate (but ``evaluate.metric``, which the answers decide, and
+        ``train.tokens_per_pack``, which memory decides in the rehearsal); one note per number derived.
+    """
+    derivation = _Derivation(spec, facts)
+    train = derivation.train()
+    update: dict[str, Any] = {
+        "model": spec.model.model_copy(update={"dtype": facts.dtype, "context": facts.context}),
+        "train": train,
+        "evaluate": spec.evaluate.model_copy(update={"max_tokens": derivation.max_tokens()}),
+    }
+    return spec.model_copy(update=update), derivation.notes
+
+
+class _Derivation:
+    """One derivation: numbers asked in order, and the sentences that explain them."""
+
+    def __init__(self, spec: Spec, facts: Facts) -> None:
+        self.spec, self.facts = spec, facts
+        self.notes: list[Note] = []
+
+    def take(self, asked: Any, name: str, value: Any, why: str) -> Any:
+        """`asked` when the user said it, else the derived `value`, with a note."""
+        if asked != "auto":
+            return asked
+        self.notes.append(Note(f"{name} {_short(value)}: {why}", data={"field": name, "value": value}))
+        return value
+
+    def train(self) -> TrainSpec:
+        asked = self.spec.train
+        rows_per_step = self.take(asked.rows_per_step, "rows_per_step", *self.rows_per_step())
+        epochs = self.take(asked.epochs, "epochs", *self.epochs())
+        planned = math.ceil(max(1, round(epochs * self.facts.rows)) / rows_per_step)
+        steps = self.steps(asked, planned)
+        every = max(1, steps // LOOKS)
+        return asked.model_copy(
+            update={
+                "rows_per_step": rows_per_step,
+                "epochs": epochs,
+                "max_steps": steps,
+                "learning_rate": self.take(asked.learning_rate, "learning_rate", *self.learning_rate()),
+                "validate_every": self.take(
+                    asked.validate_every, "validate_every", every, f"{LOOKS} looks at the held-out loss in {steps} steps"
+                ),
+                "save_every": self.take(asked.save_every, "save_every", every, "a kill loses at most the steps between two looks"),
+            }
+        )
+
+    def rows_per_step(self) -> tuple[int, str]:
+        """The largest power of two up to ROWS_PER_STEP that leaves MIN_STEPS steps in a pass."""
+        size = ROWS_PER_STEP
+        while size > 1 and self.facts.rows / size < MIN_STEPS:
+            size //= 2
+        return size, f"{self.facts.rows} rows, {math.ceil(self.facts.rows / size)} steps in a pass"
+
+    def epochs(self) -> tuple[float, str]:
+        quality = self.spec.quality
+        epochs = EPOCHS[quality]
+        if quality != "draft" and self.facts.rows < FEW_ROWS:
+            epochs += 1
+            return epochs, f"quality {quality}, one more because {self.facts.rows} rows are few"
+        return epochs, f"quality {quality}"
+
+    def steps(self, asked: TrainSpec, planned: int) -> int:
+        """Steps of the run. Only a draft that named neither epochs nor steps is cut short."""
+        if asked.max_steps != "auto":
+            return min(asked.max_steps, planned)
+        if self.spec.quality == "draft" and asked.epochs == "auto" and planned > DRAFT_STEPS:
+            return int(self.take("auto", "max_steps", DRAFT_STEPS, f"a draft looks at {DRAFT_STEPS} of the {planned} steps of a pass"))
+        return planned
+
+    def learning_rate(self) -> tuple[float, str]:
+        size = self.facts.parameters
+        rate = next(rate for below, rate in LORA_RATE if size < below)
+        method = self.spec.method.name
+        if method == "full":
+            return rate * FULL_SHARE, f"full tuning of a {_millions(size)} model, a tenth of LoRA's rate"
+        return rate, f"{method} on a {_millions(size)} model"
+
+    def max_tokens(self) -> int:
+        """Room for one and a half times the longest expected answer, within the model's context."""
+        value = min(math.ceil(1.5 * self.facts.longest_answer) + 16, self.facts.context)
+        return int(
+            self.take(
+                self.spec.evaluate.max_tokens, "max_tokens", value, f"1.5 x the longest expected answer ({self.facts.longest_answer}) + 16"
+            )
+        )
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.3g} M"
+
+
+def _short(value: float) -> str:
+    return f"{value:g}"
