@@ -1,0 +1,23 @@
+"""How a method tells the optimiser what moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(slots=True, frozen=True)
+class ParameterGroup:
+    """Parameters that train alike.
+
+    Attributes:
+        name: stable, for checkpoints, e.g. ``lora.B``.
+        parameters: with their stable names.
+        rate: multiplies the learning rate. decay: weight decay applies.
+    """
+
+    name: str
+    parameters: list[tuple[str, nn.Parameter]]
+    rate: float = 1.0
+    decay: bool = False

@@ -1,0 +1,127 @@
+"""Decoders: networks that write the next token. Llama, Qwen, Mistral, Gemma, Phi-3, GPT-2, GPT-NeoX and their like.
+
+T tokens of a pack, D width of a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from luthier.core.errors import ModelError
+from luthier.models.slot import Slot
+
+MODEL_TYPES = frozenset(
+    {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "smollm3", "gpt2", "gpt_neox"}
+)
+"""Each is compared with transformers' own forward in ``tests/models/test_decoder.py``."""
+
+_BLOCKS = ("layers", "h")
+"""What transformers calls the list of blocks inside the base model: everybody ``layers``, GPT-2 ``h``."""
+
+_SAME_INPUT = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("mlp.gate_proj", "mlp.up_proj"),
+)
+"""True of every type above that has these names; Phi-3, GPT-2 and GPT-NeoX keep theirs in one matrix already."""
+
+_GROWING_ROPE = frozenset({"dynamic", "longrope"})
+"""Rotary embeddings whose frequencies change with the longest position of a batch: exact only up to the original context."""
+
+
+def blocks(network: nn.Module) -> nn.ModuleList:
+    """The layers that repeat, first to last."""
+    base = network.base_model
+    found = next(getattr(base, name) for name in _BLOCKS if hasattr(base, name))
+    assert isinstance(found, nn.ModuleList)
+    return found
+
+
+def linears(block: nn.Module) -> dict[str, nn.Module]:
+    """Every linear of one block by its name inside the block, e.g. ``self_attn.q_proj``; a slot is answered with its base.
+
+    GPT-2's are ``Conv1D``: a linear whose weight lies transposed, ``[in, out]``.
+    """
+    return dict(_linears(block, ""))
+
+
+def _linears(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        here = f"{path}.{name}" if path else name
+        plain = child.base if isinstance(child, Slot) else child
+        if isinstance(plain, nn.Linear | Conv1D):
+            yield here, plain
+        else:
+            yield from _linears(plain, here)
+
+
+def groups(block: nn.Module) -> list[tuple[str, ...]]:
+    """Names of the linears of `block` that read the same input, so that the engine may run them as one matmul."""
+    names = linears(block)
+    return [group for group in _SAME_INPUT if all(name in names for name in group)]
+
+
+def embedding(network: nn.Module) -> nn.Embedding:
+    """Token id to vector. Gemma's also scales."""
+    found = network.get_input_embeddings()  # type: ignore[operator]
+    assert isinstance(found, nn.Embedding)
+    return found
+
+
+def head(network: nn.Module) -> nn.Linear:
+    """State to token scores; without bias (`check` sees to it), often the same tensor as the embedding's."""
+    found = network.get_output_embeddings()  # type: ignore[operator]
+    assert isinstance(found, nn.Linear)
+    return found
+
+
+def context(config: Any) -> int:
+    """Longest row, in tokens, that the network reads as it was made to."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    longest = int(config.max_position_embeddings)
+    if rope.get("rope_type") in _GROWING_ROPE:
+        original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+        return min(longest, int(original or longest))
+    return longest
+
+
+def check(config: Any, *, where: str = "") -> None:
+    """Refuse what a config asks for and the engine does not compute: it must never train another function than it serves.
+
+    Raises:
+        ModelError: a soft cap on the head's scores (Gemma 2), attention that also looks forward, or cross attention.
+    """
+    wishes = {
+        "final_logit_softcapping": "a soft cap on the token scores",
+        "use_bidirectional_attention": "attention that looks forward",
+        "add_cross_attention": "attention to an encoder",
+    }
+    for key, meaning in wishes.items():
+        if getattr(config, key, None):
+            raise ModelError(
+                f"config.json asks for {meaning} ({key} = {getattr(config, key)!r}), which the engine does not compute.",
+                where=where,
+                remedy="Choose another base model; `luthier models` lists some.",
+                code="model_type",
+            )
+
+
+def states(network: nn.Module, *, tokens_T: Tensor, positions_T: Tensor, sight: Any) -> Tensor:
+    """States after the final norm, ``[T, D]``, of a forest of tokens.
+
+    Args:
+        tokens_T: token ids. positions_T: depth of each on its path, which the rotary embedding sees.
+        sight: who sees whom (``models/sight.py``); goes down to every attention untouched.
+    """
+    out = network.base_model(
+        input_ids=tokens_T[None].to(torch.int64),
+        position_ids=positions_T[None].to(torch.int64),
+        sight=sight,
+        use_cache=False,
+    )
+    states_TD: Tensor = out.last_hidden_state[0]
+    return states_TD

@@ -1,0 +1,189 @@
+"""Load, make and save models. safetensors only, in the Hugging Face layout, deterministic, and nothing missing goes unnoticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging
+
+from luthier.core.errors import ModelError
+from luthier.core.files import new_folder
+from luthier.models import sight
+from luthier.models.config import build_config, read_config
+from luthier.models.families import family_of
+from luthier.models.find import checked_folder, find
+from luthier.models.machine import compute_dtype
+from luthier.models.model import Model
+from luthier.models.slot import slots
+
+if TYPE_CHECKING:
+    from luthier.data.render import Renderer
+
+__all__ = ["find", "fresh", "load", "save"]
+
+DType = Literal["auto", "bfloat16", "float32"]
+
+
+def load(name: str, *, dtype: DType | torch.dtype = "auto", context: int | Literal["auto"] = "auto", download: bool = False) -> Model:
+    """A base by name (see `find`), frozen, in eval mode, on the CPU.
+
+    Raises:
+        NotFound: no such model here.
+        ModelError: a part is missing, the config asks for something refused, or `context` is longer than the model reads.
+    """
+    return load_folder(find(name, download=download), name=name, dtype=dtype, context=context)
+
+
+def load_folder(folder: Path, *, name: str = "", dtype: DType | torch.dtype = "auto", context: int | Literal["auto"] = "auto") -> Model:
+    """`load` for a folder that is already known."""
+    from luthier.data.render import Renderer
+
+    config = read_config(checked_folder(folder))
+    renderer = Renderer.from_folder(folder)
+    network = _read_network(config, folder, number_format(dtype))
+    return _model(network, config, name=name or folder.name, folder=folder, renderer=renderer, dtype=number_format(dtype), context=context)
+
+
+def fresh(
+    config: dict[str, Any], *, renderer: Renderer, seed: int, dtype: DType | torch.dtype = "auto", name: str = "fresh", context: int | Literal["auto"] = "auto"
+) -> Model:
+    """A network with random weights that follow from `seed` alone: the start of pretraining, and what tests use.
+
+    Args:
+        config: plain data as in a ``config.json``, with its ``model_type``.
+
+    Raises:
+        ModelError: as for `load`.
+    """
+    checked = build_config(config, where="config")
+    with torch.random.fork_rng(devices=[]), _quiet():
+        torch.manual_seed(seed)
+        network = AutoModelForCausalLM.from_config(checked, dtype=torch.float32, attn_implementation=sight.NAME)
+    for parameter in network.parameters():
+        parameter.data = parameter.data.to(number_format(dtype))  # not network.to(): rotary frequencies stay fp32
+    return _model(network, checked, name=name, folder=Path(), renderer=renderer, dtype=number_format(dtype), context=context)
+
+
+def save(model: Model, folder: Path) -> None:
+    """Write a plain model in the Hugging Face layout, with the tokenizer and the frozen template. Whole, or not at all.
+
+    An older `folder` is replaced.
+
+    Raises:
+        StorageError: the disk is full or read-only.
+    """
+    assert not slots(model.network), "merge or restore first: slots are not part of the Hugging Face layout"
+    with new_folder(folder) as part, _quiet():
+        model.network.save_pretrained(part)  # type: ignore[operator]
+        model.renderer.save(part)
+
+
+def reload(model: Model, *, dtype: DType | torch.dtype | None = None) -> Model:
+    """A second, untouched copy of `model`'s base from its folder: the base's answers after full tuning."""
+    again = load_folder(model.folder, name=model.name, dtype=dtype or model.dtype)
+    return replace(again, context=model.context, renderer=model.renderer)
+
+
+def number_format(dtype: DType | torch.dtype) -> torch.dtype:
+    """The torch dtype behind a name; ``auto`` is what the processor computes in."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    return compute_dtype() if dtype == "auto" else {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
+
+
+def _read_network(config: PretrainedConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
+    for file in sorted(folder.glob("*.safetensors")):
+        _check_header(file)
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    try:
+        with _quiet():
+            network, found = kind.from_pretrained(
+                str(folder),
+                config=config,
+                dtype=dtype,
+                attn_implementation=sight.NAME,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"The weights do not load: {error}", where=str(folder), remedy="Fetch the model again.", code="weights") from error
+    _check_complete(found, folder)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def _check_header(file: Path) -> None:
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"This is not a whole safetensors file: {error}.", where=str(file), remedy="Fetch the model again.", code="weights") from error
+
+
+def _check_complete(found: dict[str, Any], folder: Path) -> None:
+    """transformers fills missing weights with random numbers and says so in a log line; here it is an error."""
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        names = sorted(str(key) for key in found.get(kind, ()))
+        if names:
+            raise ModelError(
+                f"{len(names)} weights are {kind.removesuffix('_keys')}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}.",
+                where=str(folder),
+                remedy="The weights do not belong to this config.json: fetch the model again.",
+                code="weights",
+            )
+
+
+def _model(
+    network: nn.Module, config: PretrainedConfig, *, name: str, folder: Path, renderer: Renderer, dtype: torch.dtype, context: int | Literal["auto"]
+) -> Model:
+    family = family_of(config.model_type)
+    longest = family.context(config)
+    if context != "auto" and context > longest:
+        raise ModelError(
+            f"A context of {context:,} tokens was asked for, but {name} reads {longest:,}.",
+            remedy=f"Set model.context to at most {longest}, or leave it out.",
+            code="context",
+        )
+    model = Model(name, folder, network.eval().requires_grad_(False), family, renderer, dtype, longest if context == "auto" else context)
+    _check_fit(model)
+    return model
+
+
+def _check_fit(model: Model) -> None:
+    rows = model.embedding().num_embeddings
+    if model.renderer.vocab_size > rows:
+        raise ModelError(
+            f"The tokenizer knows {model.renderer.vocab_size:,} tokens, the embedding {rows:,}.",
+            where=str(model.folder),
+            remedy="The tokenizer does not belong to these weights: fetch the model again.",
+            code="tokenizer",
+        )
+    if model.head().bias is not None:
+        raise ModelError(
+            "The head has a bias, which the engine does not compute.", where=str(model.folder), remedy="Choose another base.", code="model_type"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and log lines of transformers: what matters in them is raised as an error here."""
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

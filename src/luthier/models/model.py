@@ -1,0 +1,81 @@
+"""A model: the network, the family that knows its parts, and the renderer that turns words into its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from luthier.data.render import Renderer
+    from luthier.models.sight import Sight
+
+
+@dataclass(slots=True)
+class Model:
+    """A network ready to be tuned or asked.
+
+    Attributes:
+        name: as the user or the catalog says it. folder: where its files lie; ``Path()`` for one made from random weights.
+        network: a transformers model. family: module of ``models/families`` that reads it.
+        renderer: tokenizer and chat template, the only place where messages become tokens.
+        dtype: number format of the frozen weights and of the arithmetic. context: longest row in tokens.
+    """
+
+    name: str
+    folder: Path
+    network: nn.Module
+    family: ModuleType
+    renderer: Renderer
+    dtype: torch.dtype
+    context: int
+
+    @property
+    def config(self) -> Any:
+        """The network's transformers config."""
+        return self.network.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding().weight.device
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the network, a shared one counted once; deltas in slots included."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    @property
+    def num_trained(self) -> int:
+        """Weights that a method lets move."""
+        return sum(p.numel() for p in self.network.parameters() if p.requires_grad)
+
+    def blocks(self) -> nn.ModuleList:
+        """The layers that repeat."""
+        return cast(nn.ModuleList, self.family.blocks(self.network))
+
+    def linears(self) -> dict[str, nn.Module]:
+        """Every linear of every block by its full path, seen through slots."""
+        paths = {id(module): path for path, module in self.network.named_modules()}
+        return {f"{paths[id(block)]}.{name}": linear for block in self.blocks() for name, linear in self.family.linears(block).items()}
+
+    def embedding(self) -> nn.Embedding:
+        """Token id to vector."""
+        return cast(nn.Embedding, self.family.embedding(self.network))
+
+    def head(self) -> nn.Linear:
+        """State to token scores."""
+        return cast(nn.Linear, self.family.head(self.network))
+
+    @property
+    def tied(self) -> bool:
+        """Embedding and head are one tensor."""
+        return self.head().weight is self.embedding().weight
+
+    def states(self, *, tokens_T: Tensor, positions_T: Tensor, sight: Sight | None) -> Tensor:
+        """States after the final norm, ``[T, D]``, of a forest of tokens; `sight` says who sees whom."""
+        return cast(Tensor, self.family.states(self.network, tokens_T=tokens_T, positions_T=positions_T, sight=sight))
