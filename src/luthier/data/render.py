@@ -1,0 +1,243 @@
+"""The one place where messages become tokens: training, evaluation, chat and the service all render through a `Renderer`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Several
+from pathlib import Path
+
+from luthier.core.errors import DataError, ModelError
+from luthier.core.example import Example, Message
+from luthier.core.files import fingerprint
+from luthier.core.sequence import Sequence
+from luthier.data.folder import Parts, read_parts, write_parts
+from luthier.data.paths import Paths
+from luthier.data.probe import approve
+from luthier.data.shape import shape_of
+from luthier.data.template import BUILT_IN, CHATML, PLAIN, PLAIN_BEGUN, TODAY, Template
+from luthier.data.tokenizer import Tokenizer
+from luthier.data.turns import MARKER, Ending, Script, Turn, learned_turns
+from luthier.data.unrendered import refuse_unrendered
+
+VERSION = 1
+"""Raised when the same row and model give other tokens than before: caches and certificates then know."""
+
+
+class Renderer:
+    """Tokenizer and chat template of one model.
+
+    Attributes:
+        fingerprint: hash of everything that decides token ids.
+        end_tokens: ids that end an answer, from the model's files and from its template.
+        end_token: the one a learned answer ends with. vocab_size: one more than the largest id.
+        has_template: the model came with a chat template of its own; else a built-in one is used, and `notes` says so.
+        notes: what a user should read once about this model's rendering.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.tokenizer = parts, parts.tokenizer
+        self.vocab_size = self.tokenizer.size
+        self.notes: list[str] = []
+        sources = {name: source for name, source in parts.templates.items() if source not in BUILT_IN}
+        self.has_template = "default" in sources
+        if not self.has_template:
+            sources = {"default": self._built_in()}
+        for source in sources.values():
+            approve(source, variables=parts.variables, where=parts.where)
+        self.sources = sources
+        self._scripts = {name: self._script(source) for name, source in sources.items()}
+        self.end_token = self._scripts["default"].ending.token
+        self.end_tokens = frozenset(parts.ends | {script.ending.token for script in self._scripts.values()})
+        self.fingerprint = fingerprint(
+            [
+                VERSION,
+                self.tokenizer.fingerprint,
+                sources,
+                parts.variables,
+                str(TODAY),
+                sorted(self.end_tokens),
+                parts.prefix,
+                self.has_template,
+            ]
+        )
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Renderer:
+        """Read a model folder in the Hugging Face layout.
+
+        Raises:
+            ModelError: no tokenizer, no end token, or a chat template that does not behave.
+        """
+        return cls(read_parts(folder))
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer and template, frozen as used, so that `from_folder` and other software render alike."""
+        write_parts(self.parts, folder, templates=self.sources, ends=self.end_tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a plain text, with no special tokens put around it."""
+        return self.tokenizer.encode(text)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of ids, special tokens included."""
+        return self.tokenizer.decode(tokens)
+
+    def prompt(self, messages: list[Message], *, tools: Several[dict[str, object]] = ()) -> list[int]:
+        """What the server feeds before the model's next answer.
+
+        Raises:
+            DataError: the template refuses the conversation.
+        """
+        return self.tokenizer.encode(self._for(tools).text(messages, tools=tools, generate=True))
+
+    def prompt_of(self, example: Example) -> list[int]:
+        """What precedes the last answer of a row (for a pair: its two answers): evaluation generates from here."""
+        if example.form == "text":
+            return list(self.parts.prefix)
+        if self._joined(example):
+            return self.parts.prefix + self.tokenizer.encode(example.messages[0].content)
+        if example.form == "preference":
+            return self.prompt(example.messages, tools=example.tools)
+        last = max((n for n, message in enumerate(example.messages) if message.role == "assistant"), default=len(example.messages))
+        return self.prompt(example.messages[:last], tools=example.tools)
+
+    def render(self, example: Example, *, learn: str = "answers") -> list[Sequence]:
+        """Token paths of a row, with what is learned in them.
+
+        Args:
+            learn: ``answers`` (every assistant turn by its weight), ``last_answer``, or ``everything`` (all tokens, each once).
+
+        Raises:
+            DataError: the template refuses the row (``template_refuses``), leaves a field out (``unrendered``), or there is nothing to
+                learn from (``nothing_learned``). `where` names file, row and field.
+        """
+        try:
+            return self._render(example, learn)
+        except DataError as error:
+            if error.where:
+                raise
+            raise DataError(error.what, where=str(example.source), remedy=error.remedy, code=error.code) from error
+
+    def warm(self, texts: Several[str]) -> None:
+        """Encode many texts in one batch; rendering rows made of them then only looks ids up."""
+        self.tokenizer.warm(texts)
+
+    def texts(self, example: Example, *, learn: str = "answers") -> list[str]:
+        """The texts that rendering `example` will encode."""
+        if example.form == "text":
+            return [example.text]
+        if self._joined(example):
+            prompt, answer = (message.content for message in example.messages)
+            return [prompt, prompt + answer]
+        return [text for turn in self.turns(example, learn=learn) for text in (turn.prompt, turn.prompt + turn.answer)]
+
+    def turns(self, example: Example, *, learn: str = "answers", continuation: Several[Message] = ()) -> list[Turn]:
+        """The learned turns of a chat row as text; for a pair, those of one `continuation`."""
+        messages = [*example.messages, *continuation]
+        script = self._for(example.tools)
+        places = learned_turns(messages, learn, start=len(example.messages) if continuation else 0)
+        return [script.turn(messages, place, tools=example.tools) for place in places]
+
+    def encode_turn(self, turn: Turn) -> tuple[list[int], list[int]]:
+        """Ids of prompt and answer.
+
+        The prompt is encoded as a whole, as the server does. The answer's ids are those it has behind the prompt, where the prompt's
+        own ids are unchanged by it; where they would merge across the boundary, the answer is encoded by itself.
+        """
+        prompt, whole = self.tokenizer.encode_many([turn.prompt, turn.prompt + turn.answer])
+        answer = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._alone(turn.answer)
+        return prompt, answer if answer and answer[-1] in self.end_tokens else [*answer, self.end_token]
+
+    def _render(self, example: Example, learn: str) -> list[Sequence]:
+        if example.form == "text":
+            return self._text(example)
+        if self._joined(example):
+            return self._completion(example, learn)
+        if example.form == "preference":
+            return self._chat(example, learn, example.chosen, "chosen") + self._chat(example, learn, example.rejected, "rejected")
+        return self._chat(example, learn)
+
+    def _chat(self, example: Example, learn: str, continuation: Several[Message] = (), part: str = "") -> list[Sequence]:
+        turns = self.turns(example, learn=learn, continuation=continuation)
+        if not turns:
+            raise nothing_learned(example)
+        messages = [*example.messages, *continuation]
+        refuse_unrendered(example, messages, turns)
+        paths, reread = Paths(), False
+        for turn in turns:
+            prompt, answer = self.encode_turn(turn)
+            # rewritten context that holds a turn of weight 0 is only read: its tokens cannot be told apart
+            paths.add(prompt, answer, weight=turn.weight, prompt_weight=1.0 if learn == "everything" and not reread else 0.0)
+            reread = reread or turn.weight == 0
+        if learn == "everything" and turns[-1].index + 1 < len(messages):
+            tail = self.tokenizer.encode(self._for(example.tools).text(messages, tools=example.tools, generate=False))
+            paths.add(tail, [], weight=0.0, prompt_weight=0.0 if reread else 1.0)
+        return paths.sequences(part)
+
+    def _text(self, example: Example) -> list[Sequence]:
+        paths = Paths()
+        paths.add(list(self.parts.prefix), [*self.tokenizer.encode(example.text), self.end_token], weight=1.0)
+        return paths.sequences()
+
+    def _completion(self, example: Example, learn: str) -> list[Sequence]:
+        prompt, answer = example.messages
+        given, said = self.encode_turn(Turn(prompt.content, answer.content, answer.weight, 1))
+        paths = Paths()
+        paths.add(self.parts.prefix + given, said, weight=answer.weight, prompt_weight=1.0 if learn == "everything" else 0.0)
+        return paths.sequences()
+
+    def _joined(self, example: Example) -> bool:
+        """Whether prompt and answer are simply joined: a plain pair for a model without a chat template of its own."""
+        return example.form == "completion" and not self.has_template and len(example.messages) == 2
+
+    def _alone(self, answer: str) -> list[int]:
+        # behind a line break, so that tokenizers which put a space before a text's first word do not do so here
+        line, broken = self.tokenizer.encode_many(["\n", "\n" + answer])
+        return broken[len(line) :] if broken[: len(line)] == line else self.tokenizer.encode(answer)
+
+    def _for(self, tools: Several[object]) -> Script:
+        return self._scripts.get("tool_use", self._scripts["default"]) if tools else self._scripts["default"]
+
+    def _built_in(self) -> str:
+        if {"<|im_start|>", "<|im_end|>"} <= self.tokenizer.added.keys():
+            self.notes.append("The model has no chat template; conversations are written in ChatML.")
+            return CHATML
+        self.notes.append(
+            "The model has no chat template; conversations are written in plain words (User:, Assistant:), see docs/rendering.md."
+        )
+        return PLAIN_BEGUN if self.parts.prefix else PLAIN
+
+    def _script(self, source: str) -> Script:
+        template = Template(source, variables=self.parts.variables)
+        if "strftime_now" in source:
+            self.notes.append(f"The chat template writes the date; it always reads {TODAY:%d %b %Y}, so that tokens never change.")
+        shape = shape_of(template)
+        talk = shape.messages([Message("user", "Question"), Message("assistant", MARKER)])
+        ending = self._ending(template.render(talk, generate=False).rpartition(MARKER)[2])
+        texts = [self.tokenizer.text_of(token) for token in sorted(self.parts.ends | {ending.token})]
+        return Script(template, shape, ending, end_texts=[text for text in texts if text])
+
+    def _ending(self, suffix: str) -> Ending:
+        found = self.tokenizer.first_added(suffix)
+        if found is not None:
+            return Ending(suffix, suffix[: found[1]], found[0])
+        if self.parts.end is None:
+            raise ModelError(
+                "The model names no end token, and its chat template writes none.",
+                where=self.parts.where,
+                remedy="Add eos_token_id to config.json or eos_token to tokenizer_config.json.",
+                code="no_end_token",
+            )
+        if self.has_template:
+            self.notes.append("The chat template ends answers without a token of its own; the model's end token is learned there.")
+        return Ending(suffix, "", self.parts.end)
+
+
+def nothing_learned(example: Example) -> DataError:
+    """The error of a row without anything to learn."""
+    return DataError(
+        "The row teaches nothing: it has no assistant turn of positive weight.",
+        where=str(example.source),
+        remedy="Give it an answer, raise a weight above 0, or leave the row out.",
+        code="nothing_learned",
+    )
