@@ -162,7 +162,7 @@ class TreeAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor, sight: Sight, scaling: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor, sight: Sight, scaling: float) -> Tensor:
         q_HTD = q_HTD * scaling
         heads, tokens, width = q_HTD.shape
         kv_heads = k_KTD.shape[0]
@@ -176,7 +176,7 @@ class TreeAttention(torch.autograd.Function):
         return out_THD
 
     @staticmethod
-    def backward(ctx: Any, grad_THD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_THD: Tensor) -> tuple[Tensor | None, ...]:
         q_HTD, k_KTD, v_KTD, out_THD = ctx.saved_tensors
         kv_heads = k_KTD.shape[0]
         grad_HTD, delta_HT1 = grad_THD.transpose(0, 1), (grad_THD * out_THD).sum(-1, dtype=torch.float32).t().unsqueeze(-1)
@@ -243,7 +243,7 @@ def attend(
         sight.memories.append(Memory(k.detach(), v.detach()))
     window = sliding_window if sliding_window is not None and sight.depth > sliding_window else None
     if softcap is None and window is None:
-        out_THD = TreeAttention.apply(q, k, v, sight, scaling)
+        out_THD = TreeAttention.apply(q, k, v, sight, scaling)  # type: ignore[no-untyped-call]
     else:
         out_THD = plain_attention(q, k, v, sight, scaling, softcap=softcap, window=window)
     return out_THD.unsqueeze(0), None

@@ -1,0 +1,208 @@
+"""Answers to many prompts: what prompts begin with in common is read once, then all rows write one token per step.
+
+B rows, V vocabulary, D width of a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from luthier.core.errors import DataError, SpecError
+from luthier.inference.pick import Picker
+from luthier.inference.prefill import Prompt, forest, shared
+from luthier.models.model import Model
+from luthier.models.recall import Recall
+
+BUDGET = 16_384
+"""Tokens whose keys and values are kept at once; for SmolLM2-135M in bfloat16 (23 KB a token) about 380 MB."""
+
+MOST_ROWS = 128
+"""Rows of one batch: beyond it a step's matmuls are at full rate already, and their `[B, V]` scores only cost memory."""
+
+
+@dataclass(slots=True)
+class Generation:
+    """What a model wrote.
+
+    Attributes:
+        tokens: token ids, the end token included when there is one.
+        stopped: the model ended by itself; otherwise the limit, or the end of its context, ended it.
+        logprobs: log-probability of each token under the model itself, in nats.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    stopped: bool = False
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def answer(self) -> list[int]:
+        """The tokens without the end token."""
+        return self.tokens[:-1] if self.stopped else self.tokens
+
+
+def generate(
+    model: Model,
+    prompts: list[Prompt],
+    *,
+    max_tokens: int | list[int],
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop: frozenset[int] = frozenset(),
+    budget: int = BUDGET,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Generation]:
+    """Continue each prompt. Results do not depend on how prompts are batched (beyond rounding), nor on their order but for sampling.
+
+    Args:
+        prompts: token ids, none empty. max_tokens: most tokens to write, for all or for each; the model's context also ends a row.
+        temperature, top_p, seed: see `Picker`; temperature 0 is greedy.
+        stop: tokens that end an answer.
+        budget: tokens kept in memory at once.
+        on_progress: called with rows finished and rows in all.
+
+    Raises:
+        DataError: a prompt is empty or fills the model's context.
+        SpecError: temperature or top_p out of range.
+    """
+    check_settings(temperature=temperature, top_p=top_p)
+    wanted = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
+    limits = [
+        min(limit, room(model, prompt, name=f"prompt {i + 1}")) for i, (limit, prompt) in enumerate(zip(wanted, prompts, strict=True))
+    ]
+    found = [Generation() for _ in prompts]
+    done = 0
+    for rows in _batches(prompts, limits, budget):
+        picker = Picker(rows, temperature=temperature, top_p=top_p, seed=seed)
+        writing = Writing(model, [prompts[row] for row in rows], picker)
+        for row in _write(writing, rows, found, limits, stop):
+            done += 1
+            if on_progress and row >= 0:
+                on_progress(done, len(prompts))
+    return found
+
+
+def check_settings(*, temperature: float, top_p: float) -> None:
+    """Refuse numbers no distribution can be drawn with.
+
+    Raises:
+        SpecError: names the number and its range.
+    """
+    if not 0 <= temperature <= 10:
+        raise SpecError(
+            f"temperature = {temperature} does not do.",
+            remedy="Choose 0 (always the likeliest token) to 10; 0.7 is common.",
+            code="bad_value",
+        )
+    if not 0 < top_p <= 1:
+        raise SpecError(f"top_p = {top_p} does not do.", remedy="Choose more than 0, at most 1 (nothing cut off).", code="bad_value")
+
+
+def room(model: Model, prompt: Prompt, *, name: str = "the prompt") -> int:
+    """Tokens the model can still write after `prompt`.
+
+    Raises:
+        DataError: the prompt is empty, or leaves no room.
+    """
+    if not prompt:
+        raise DataError(f"There is nothing to continue: {name} has no tokens.", remedy="Give it at least one token.", code="empty_prompt")
+    if len(prompt) >= model.context:
+        what = f"{name} has {len(prompt):,} tokens, but {model.name} reads {model.context:,} and needs room for an answer."
+        raise DataError(what, remedy="Shorten it, or choose a model with a longer context.", code="prompt_too_long")
+    return model.context - len(prompt)
+
+
+class Writing:
+    """Rows that write together: `step` gives each its next token."""
+
+    def __init__(self, model: Model, prompts: list[Prompt], picker: Picker) -> None:
+        self.model, self.picker = model, picker
+        trees = forest(prompts)
+        sight = trees.sight()
+        with answering(model):
+            states_TD = model.states(tokens_T=self._to(trees.tokens_T), positions_T=self._to(trees.positions_T), sight=sight)
+        assert sight.memories is not None
+        self.recall = Recall(sight.memories, trees.paths)
+        self.states_BD = states_TD[torch.tensor([path[-1] for path in trees.paths], device=model.device)]
+        self.positions_B = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+        self.tokens_B: Tensor | None = None
+
+    def step(self) -> tuple[list[int], list[float]]:
+        """Next token of each row and its log-probability."""
+        with answering(self.model):
+            if self.tokens_B is not None:
+                # To the network, B rows with one token each are B tokens; who sees what is the business of the recall.
+                self.states_BD = self.model.states(tokens_T=self.tokens_B, positions_T=self.positions_B, sight=self.recall)  # type: ignore[arg-type]
+                self.positions_B = self.positions_B + 1
+            logits_BV = F.linear(self.states_BD, self.model.head().weight).float()
+            self.tokens_B, logprobs_B = self.picker.pick(logits_BV)
+        return self.tokens_B.tolist(), logprobs_B.tolist()
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows only."""
+        assert self.tokens_B is not None
+        index = torch.tensor(rows, device=self.tokens_B.device)
+        self.tokens_B, self.positions_B = self.tokens_B[index], self.positions_B[index]
+        self.recall.keep(rows)
+        self.picker.keep(rows)
+
+    def _to(self, array: object) -> Tensor:
+        return torch.as_tensor(array).to(self.model.device)
+
+
+@contextmanager
+def answering(model: Model) -> Iterator[None]:
+    """No gradients and no dropout, for a while."""
+    training = model.network.training
+    model.network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.network.train(training)
+
+
+def _batches(prompts: list[Prompt], limits: list[int], budget: int) -> Iterator[list[int]]:
+    """Rows in the order of their tokens, so that equal beginnings meet, cut where the next row would pass the budget."""
+    batch: list[int] = []
+    for row in sorted(range(len(prompts)), key=lambda row: prompts[row]):
+        if limits[row] < 1:
+            continue
+        if batch and (len(batch) == MOST_ROWS or _cost([*batch, row], prompts, limits) > budget):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _cost(rows: list[int], prompts: list[Prompt], limits: list[int]) -> int:
+    """Tokens kept for a sorted batch: the common beginning once, and a rectangle for the rest."""
+    common = shared(prompts[rows[0]], prompts[rows[-1]])
+    return common + len(rows) * (max(len(prompts[row]) for row in rows) - common + max(limits[row] for row in rows))
+
+
+def _write(writing: Writing, rows: list[int], found: list[Generation], limits: list[int], stop: frozenset[int]) -> Iterator[int]:
+    """Write until every row has ended; yields each row as it ends."""
+    running = dict(enumerate(rows))  # place in the batch -> row
+    places = len(rows)
+    while running:
+        tokens, logprobs = writing.step()
+        for place, row in list(running.items()):
+            answer = found[row]
+            answer.tokens.append(tokens[place])
+            answer.logprobs.append(logprobs[place])
+            answer.stopped = tokens[place] in stop
+            if answer.stopped or len(answer.tokens) == limits[row]:
+                del running[place]
+                yield row
+        if running and len(running) <= 0.75 * places:  # leaving costs a copy of all that is remembered: not for each row
+            writing.keep(list(running))
+            running = dict(enumerate(running.values()))
+            places = len(running)
