@@ -27,8 +27,8 @@ SHARES = {
     "python-docs": 0.4,
     "kubernetes-docs": 0.3,
 }
-"""Share of each group's documents that is read. Administration manuals repeat themselves and teach little plain English, so they are thinned;
-stories, textbooks and help articles are read whole."""
+"""Share of each group's documents that is read. Administration manuals repeat themselves and teach little plain
+English, so they are thinned; stories, textbooks and help articles are read whole."""
 
 
 @dataclass(slots=True, frozen=True)

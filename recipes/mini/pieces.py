@@ -2,8 +2,8 @@
 
     python recipes/mini/pieces.py SHARED FOLDER
 
-Byte-level BPE: any text can be written, nothing is unknown. Digits stand alone, so that order numbers are copied digit by digit instead of being
-cut differently each time; words keep their leading blank. Ids 0 to 3 are the special tokens.
+Byte-level BPE: any text can be written, nothing is unknown. Digits stand alone, so that order numbers are copied digit by digit
+instead of being cut differently each time; words keep their leading blank. Ids 0 to 3 are the special tokens.
 """
 
 from __future__ import annotations
