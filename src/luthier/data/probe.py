@@ -1,14 +1,15 @@
 """Is a chat template safe to run here? It is tried in a child process that can be killed.
 
-Jinja's sandbox keeps a template from files and the interpreter, but not from computing ``9**9999999`` or looping for ever, and constants are
-computed while the template is compiled. So an unknown template is first compiled and rendered on a few conversations in a child with
-limits on time, memory and output. The verdict is kept by the template's hash under the cache folder: a template costs this once.
+Jinja's sandbox keeps a template from files and the interpreter, but not from computing ``9**9999999`` or looping for ever, and constants
+are computed while the template is compiled. So an unknown template is first compiled and rendered on a few conversations in a child
+with limits on time, memory and output. The verdict is kept by the template's hash under the cache folder: a template costs this once.
 
 What it cannot see: a template that misbehaves only on words that no probe holds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -59,10 +60,8 @@ def _remembered(file: Path) -> str | None:
 
 
 def _remember(file: Path, verdict: str) -> None:
-    try:
+    with contextlib.suppress(StorageError):  # a cache that cannot be written costs time, not truth
         write_json(file, {"version": VERSION, "verdict": verdict})
-    except StorageError:
-        pass  # a cache that cannot be written costs time, not truth
 
 
 def _try_in_child(source: str, variables: dict[str, Any]) -> str:

@@ -15,8 +15,7 @@ from luthier.data.paths import Paths
 from luthier.data.probe import approve
 from luthier.data.shape import shape_of
 from luthier.data.template import BUILT_IN, CHATML, PLAIN, PLAIN_BEGUN, TODAY, Template
-from luthier.data.tokenizer import Tokenizer
-from luthier.data.turns import MARKER, Ending, Script, Turn, learned_turns
+from luthier.data.turns import MARKER, Ending, Script, Strand, Turn, learned_turns
 from luthier.data.unrendered import refuse_unrendered
 
 VERSION = 1
@@ -111,32 +110,32 @@ class Renderer:
             DataError: the template refuses the row (``template_refuses``), leaves a field out (``unrendered``), or there is nothing to
                 learn from (``nothing_learned``). `where` names file, row and field.
         """
+        return [sequence for strand in self.strands(example, learn=learn) for sequence in self.lay(strand)]
+
+    def strands(self, example: Example, *, learn: str = "answers") -> list[Strand]:
+        """The row as text, before anything is encoded: one strand, or two for a pair. Raises as `render` does."""
         try:
-            return self._render(example, learn)
+            return self._strands(example, learn)
         except DataError as error:
             if error.where:
                 raise
             raise DataError(error.what, where=str(example.source), remedy=error.remedy, code=error.code) from error
 
-    def warm(self, texts: Several[str]) -> None:
-        """Encode many texts in one batch; rendering rows made of them then only looks ids up."""
-        self.tokenizer.warm(texts)
+    def warm(self, strands: Iterable[Strand]) -> None:
+        """Encode the texts of many strands in one batch; laying them out then only looks ids up."""
+        self.tokenizer.warm([text for strand in strands for text in strand.texts()])
 
-    def texts(self, example: Example, *, learn: str = "answers") -> list[str]:
-        """The texts that rendering `example` will encode."""
-        if example.form == "text":
-            return [example.text]
-        if self._joined(example):
-            prompt, answer = (message.content for message in example.messages)
-            return [prompt, prompt + answer]
-        return [text for turn in self.turns(example, learn=learn) for text in (turn.prompt, turn.prompt + turn.answer)]
-
-    def turns(self, example: Example, *, learn: str = "answers", continuation: Several[Message] = ()) -> list[Turn]:
-        """The learned turns of a chat row as text; for a pair, those of one `continuation`."""
-        messages = [*example.messages, *continuation]
-        script = self._for(example.tools)
-        places = learned_turns(messages, learn, start=len(example.messages) if continuation else 0)
-        return [script.turn(messages, place, tools=example.tools) for place in places]
+    def lay(self, strand: Strand) -> list[Sequence]:
+        """The token paths of a strand."""
+        paths, rewritten = Paths(), False
+        for turn in strand.turns:
+            prompt, answer = self.encode_turn(turn)
+            read_only = rewritten or not strand.everything
+            paths.add(strand.prefix + prompt, answer, weight=turn.weight, prompt_weight=0.0 if read_only else 1.0)
+            rewritten = rewritten or turn.weight == 0  # where a turn of weight 0 is rewritten later, it cannot be told from its neighbours
+        if strand.tail:
+            paths.add(self.tokenizer.encode(strand.tail), [], weight=0.0, prompt_weight=0.0 if rewritten else 1.0)
+        return paths.sequences(strand.part)
 
     def encode_turn(self, turn: Turn) -> tuple[list[int], list[int]]:
         """Ids of prompt and answer.
@@ -148,43 +147,32 @@ class Renderer:
         answer = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._alone(turn.answer)
         return prompt, answer if answer and answer[-1] in self.end_tokens else [*answer, self.end_token]
 
-    def _render(self, example: Example, learn: str) -> list[Sequence]:
+    def turn(self, messages: Several[Message], index: int, *, tools: Several[dict[str, object]] = ()) -> Turn:
+        """One answer in its place, as text."""
+        return self._for(tools).turn(messages, index, tools=tools)
+
+    def _strands(self, example: Example, learn: str) -> list[Strand]:
+        everything = learn == "everything"
         if example.form == "text":
-            return self._text(example)
+            return [Strand([Turn("", example.text, 1.0, 0)], prefix=self.parts.prefix)]
         if self._joined(example):
-            return self._completion(example, learn)
+            prompt, answer = example.messages
+            return [Strand([Turn(prompt.content, answer.content, answer.weight, 1)], prefix=self.parts.prefix, everything=everything)]
         if example.form == "preference":
-            return self._chat(example, learn, example.chosen, "chosen") + self._chat(example, learn, example.rejected, "rejected")
-        return self._chat(example, learn)
+            return [self._strand(example, learn, example.chosen, "chosen"), self._strand(example, learn, example.rejected, "rejected")]
+        return [self._strand(example, learn)]
 
-    def _chat(self, example: Example, learn: str, continuation: Several[Message] = (), part: str = "") -> list[Sequence]:
-        turns = self.turns(example, learn=learn, continuation=continuation)
-        if not turns:
-            raise nothing_learned(example)
+    def _strand(self, example: Example, learn: str, continuation: Several[Message] = (), part: str = "") -> Strand:
         messages = [*example.messages, *continuation]
+        places = learned_turns(messages, learn, start=len(example.messages) if part else 0)
+        turns = [self.turn(messages, place, tools=example.tools) for place in places]
+        if not any(turn.weight > 0 for turn in turns) and learn != "everything":
+            raise nothing_learned(example)
         refuse_unrendered(example, messages, turns)
-        paths, reread = Paths(), False
-        for turn in turns:
-            prompt, answer = self.encode_turn(turn)
-            # rewritten context that holds a turn of weight 0 is only read: its tokens cannot be told apart
-            paths.add(prompt, answer, weight=turn.weight, prompt_weight=1.0 if learn == "everything" and not reread else 0.0)
-            reread = reread or turn.weight == 0
-        if learn == "everything" and turns[-1].index + 1 < len(messages):
-            tail = self.tokenizer.encode(self._for(example.tools).text(messages, tools=example.tools, generate=False))
-            paths.add(tail, [], weight=0.0, prompt_weight=0.0 if reread else 1.0)
-        return paths.sequences(part)
-
-    def _text(self, example: Example) -> list[Sequence]:
-        paths = Paths()
-        paths.add(list(self.parts.prefix), [*self.tokenizer.encode(example.text), self.end_token], weight=1.0)
-        return paths.sequences()
-
-    def _completion(self, example: Example, learn: str) -> list[Sequence]:
-        prompt, answer = example.messages
-        given, said = self.encode_turn(Turn(prompt.content, answer.content, answer.weight, 1))
-        paths = Paths()
-        paths.add(self.parts.prefix + given, said, weight=answer.weight, prompt_weight=1.0 if learn == "everything" else 0.0)
-        return paths.sequences()
+        tail = ""
+        if learn == "everything" and (not turns or turns[-1].index + 1 < len(messages)):
+            tail = self._for(example.tools).text(messages, tools=example.tools, generate=False)
+        return Strand(turns, part=part, tail=tail, everything=learn == "everything")
 
     def _joined(self, example: Example) -> bool:
         """Whether prompt and answer are simply joined: a plain pair for a model without a chat template of its own."""

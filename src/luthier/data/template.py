@@ -21,7 +21,6 @@ import jinja2.utils
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from luthier.core.errors import DataError
-from luthier.core.example import Message
 
 TODAY = datetime.datetime(2024, 7, 26)
 """The date every template sees. Its value is the one that Llama 3's own templates fall back to."""

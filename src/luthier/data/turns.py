@@ -12,7 +12,7 @@ when the turn is there, up to and including the token that ends a turn. Three wa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from luthier.core.errors import DataError
 from luthier.core.example import Message
@@ -51,6 +51,28 @@ class Turn:
     answer: str
     weight: float
     index: int
+
+
+@dataclass(slots=True, frozen=True)
+class Strand:
+    """The answers of one conversation (or one side of a pair), ready to be encoded.
+
+    Attributes:
+        prefix: ids before every prompt, where no template writes them.
+        tail: the whole conversation, when words after its last answer are learned too.
+        everything: prompts are learned as well. part: ``chosen`` or ``rejected`` for a pair.
+    """
+
+    turns: list[Turn]
+    part: str = ""
+    prefix: list[int] = field(default_factory=list)
+    tail: str = ""
+    everything: bool = False
+
+    def texts(self) -> list[str]:
+        """All texts that will be encoded."""
+        texts = [text for turn in self.turns for text in (turn.prompt, turn.prompt + turn.answer)]
+        return [*texts, self.tail] if self.tail else texts
 
 
 class Script:

@@ -1,0 +1,292 @@
+"""Rows of tokens on disk, read through memory mapping: data larger than memory costs no memory.
+
+A table is a folder in the cache: ``tokens.arrow`` (one record per path), ``ledger.parquet`` and ``meta.json`` with their checksums. It is
+named by the hash of everything that decides its content, appears only when complete, and is rebuilt when it is damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from luthier.core.errors import DataError, StorageError
+from luthier.core.example import Example, Source
+from luthier.core.files import fingerprint, new_folder, write_json
+from luthier.core.sequence import Row, Sequence
+from luthier.core.spec import DataSpec
+from luthier.data import ledger as ledgers
+from luthier.data.ledger import Ledger, Totals
+from luthier.data.render import Renderer
+from luthier.data.too_long import Fitted, fit
+from luthier.data.turns import Strand
+
+BATCH = 512
+"""Rows rendered and encoded together, and paths per record batch: enough to keep the batch encoder busy, some 2 MB."""
+LISTED = 20
+"""Rows named one by one in an error; the others are counted."""
+
+SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("file", pa.dictionary(pa.int32(), pa.string())),
+        ("row", pa.int64()),
+        ("part", pa.dictionary(pa.int8(), pa.string())),
+        ("tokens", pa.list_(pa.int32())),
+        ("weights", pa.list_(pa.float32())),
+    ]
+)
+CODE = ("tokenizer", "folder", "template", "shape", "turns", "paths", "render", "too_long", "tokens", "ledger")
+"""Files that decide token ids: a change in any of them makes older tables stale."""
+
+
+class TokenTable:
+    """Rows of token paths (implements `core.sequence.Rows`): arrays are views into the mapped file, not copies.
+
+    Attributes:
+        ledger: what each row teaches, dropped rows included. totals: its sums.
+        fingerprint: hash of everything that decided the content.
+    """
+
+    def __init__(self, table: pa.Table, ledger: pa.Table, *, fingerprint: str) -> None:
+        self.table, self.ledger, self.fingerprint = table, ledger, fingerprint
+        self._batches = [_Batch(batch) for batch in table.to_batches()]
+        self._ends = np.cumsum([len(batch.parts) for batch in self._batches]).tolist()
+        index = table["index"].to_numpy()
+        self._first = [*np.flatnonzero(np.diff(index, prepend=-1)).tolist(), len(index)]
+
+    @property
+    def totals(self) -> Totals:
+        """Sums of the ledger."""
+        return ledgers.totals(self.ledger)
+
+    def __len__(self) -> int:
+        return len(self._first) - 1
+
+    def __getitem__(self, index: int, /) -> Row:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        index %= len(self)
+        places = range(self._first[index], self._first[index + 1])
+        batch, place = self._find(places[0])
+        return Row(Source(batch.files[place], batch.rows[place]), [self._sequence(path) for path in places])
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[index] for index in range(len(self)))
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Row]) -> TokenTable:
+        """A table in memory from ready-made ids.
+
+        Raises:
+            DataError: a row teaches nothing.
+        """
+        ledger, records, digest = Ledger(), _Records(), hashlib.sha256()
+        for row in rows:
+            if not ledger.add(row.source, row.sequences):
+                raise _teaches_nothing(row.source)
+            records.add(row.source, row.sequences)
+            for sequence in row.sequences:
+                digest.update(sequence.tokens.tobytes() + sequence.weights.tobytes() + sequence.part.encode())
+        return cls(pa.Table.from_batches(records.batch()), ledger.table(), fingerprint=digest.hexdigest())
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenTable:
+        """Map a table that `tokenise` wrote.
+
+        Raises:
+            StorageError: it is not there, or its checksums do not hold.
+        """
+        try:
+            meta = json.loads((folder / "meta.json").read_text())
+            for name, checksum in meta["checksums"].items():
+                if _checksum(folder / name) != checksum:
+                    raise ValueError(f"{name} is not what was written")
+            with pa.memory_map(str(folder / "tokens.arrow")) as source:
+                table = pa.ipc.open_file(source).read_all()
+            return cls(table, ledgers.read(folder / "ledger.parquet"), fingerprint=folder.name)
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise StorageError(
+                f"The token table cannot be used: {error}.", where=str(folder), remedy="It is made again from the data."
+            ) from error
+
+    def _find(self, path: int) -> tuple[_Batch, int]:
+        number = bisect_right(self._ends, path)
+        return self._batches[number], path - (self._ends[number - 1] if number else 0)
+
+    def _sequence(self, path: int) -> Sequence:
+        batch, place = self._find(path)
+        start, stop = batch.offsets[place], batch.offsets[place + 1]
+        return Sequence(batch.tokens[start:stop], batch.weights[start:stop], batch.parts[place])
+
+
+class _Batch:
+    """One record batch as numpy views."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        tokens, weights = batch.column("tokens"), batch.column("weights")
+        self.offsets = tokens.offsets.to_numpy()
+        self.tokens, self.weights = tokens.values.to_numpy(), weights.values.to_numpy()
+        self.parts, self.files, self.rows = (batch.column(name).to_pylist() for name in ("part", "file", "row"))
+
+
+class _Records:
+    """Paths on their way into record batches."""
+
+    def __init__(self) -> None:
+        self.index = -1
+        self.columns: list[list[object]] = [[] for _ in SCHEMA]
+
+    def add(self, source: Source, sequences: list[Sequence]) -> None:
+        self.index += 1
+        for sequence in sequences:
+            values = (self.index, source.file, source.row, sequence.part, sequence.tokens, sequence.weights)
+            for column, value in zip(self.columns, values, strict=True):
+                column.append(value)
+
+    def batch(self) -> list[pa.RecordBatch]:
+        """Everything added since the last call."""
+        arrays = [pa.array(column, type=kind.type) for column, kind in zip(self.columns, SCHEMA, strict=True)]
+        self.columns = [[] for _ in SCHEMA]
+        return [pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)]
+
+
+def tokenise(
+    examples: Iterable[Example],
+    *,
+    renderer: Renderer,
+    data: DataSpec,
+    context: int,
+    cache: Path,
+    key: str,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> TokenTable:
+    """Render, encode and keep rows; the same question again is answered from the cache without reading `examples`.
+
+    Args:
+        context: longest path in tokens. data: ``learn`` and ``too_long`` are honoured here.
+        cache: folder for tables; any of them can be deleted at any time.
+        key: hash of the data behind `examples` (their file's content and which rows of it).
+        on_progress: hears rows and tokens done, every `BATCH` rows.
+
+    Raises:
+        DataError: rows that are too long, refused by the template, not fully rendered, or teach nothing; all of them are counted
+            and the first `LISTED` named. Nothing is kept then.
+        StorageError: the cache cannot be written.
+    """
+    name = fingerprint([key, renderer.fingerprint, code_version(), data.learn, data.too_long, context])
+    folder = cache / name[:32]
+    if folder.is_dir():
+        try:
+            return TokenTable.open(folder)
+        except StorageError:
+            pass  # damaged: made again, and replaced as a whole
+    with new_folder(folder) as part:
+        ledger = _write(part / "tokens.arrow", examples, renderer, data, context, on_progress)
+        ledgers.save(ledger.table(), part / "ledger.parquet")
+        write_json(part / "meta.json", {"checksums": {file: _checksum(part / file) for file in ("tokens.arrow", "ledger.parquet")}})
+    return TokenTable.open(folder)
+
+
+def _write(
+    file: Path,
+    examples: Iterable[Example],
+    renderer: Renderer,
+    data: DataSpec,
+    context: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> Ledger:
+    ledger, errors, records, tokens = Ledger(), _Errors(), _Records(), 0
+    rows = iter(examples)
+    options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, SCHEMA, options=options) as writer:
+        while batch := list(islice(rows, BATCH)):
+            for example, fitted in _fitted(batch, renderer, data, context, errors):
+                learned = ledger.add(example.source, fitted.sequences, cut=fitted.cut, reason=fitted.reason)
+                if fitted.sequences and not learned:
+                    errors.add(_teaches_nothing(example.source))
+                elif fitted.sequences:
+                    records.add(example.source, fitted.sequences)
+                    tokens += sum(len(sequence.tokens) for sequence in fitted.sequences)
+            for record in records.batch():
+                writer.write_batch(record)
+            if on_progress:
+                on_progress(len(ledger.lines), tokens)
+    errors.raise_if_any()
+    return ledger
+
+
+def _fitted(batch: list[Example], renderer: Renderer, data: DataSpec, context: int, errors: _Errors) -> Iterator[tuple[Example, Fitted]]:
+    """Rows of a batch that render, their texts encoded together."""
+    strands: list[tuple[Example, list[Strand]]] = []
+    for example in batch:
+        try:
+            strands.append((example, renderer.strands(example, learn=data.learn)))
+        except DataError as error:
+            errors.add(error)
+    renderer.warm(strand for _, parts in strands for strand in parts)
+    for example, parts in strands:
+        try:
+            sequences = [sequence for strand in parts for sequence in renderer.lay(strand)]
+            yield example, fit(renderer, example, sequences, learn=data.learn, context=context, policy=data.too_long)
+        except DataError as error:
+            errors.add(error)
+
+
+class _Errors:
+    """Everything wrong with the rows, to be told at once."""
+
+    def __init__(self) -> None:
+        self.first: list[DataError] = []
+        self.count = 0
+
+    def add(self, error: DataError) -> None:
+        self.count += 1
+        if len(self.first) < LISTED:
+            self.first.append(error)
+
+    def raise_if_any(self) -> None:
+        if self.count == 1:
+            raise self.first[0]
+        if self.count:
+            more = f"\n... and {self.count - LISTED:,} more" if self.count > LISTED else ""
+            lines = "\n".join(f"{error.where}: {error.what}" for error in self.first)
+            remedies = " ".join(dict.fromkeys(error.remedy for error in self.first))
+            codes = {error.code for error in self.first}
+            raise DataError(
+                f"{self.count:,} rows do not pass:\n{lines}{more}\n", remedy=remedies, code=codes.pop() if len(codes) == 1 else ""
+            )
+
+
+def _teaches_nothing(source: Source) -> DataError:
+    return DataError(
+        "The row teaches nothing: none of its tokens is learned.",
+        where=str(source),
+        remedy="Give it an answer, raise a weight above 0, or leave the row out.",
+        code="nothing_learned",
+    )
+
+
+def _checksum(file: Path) -> int:
+    checksum = 0
+    with open(file, "rb") as source:
+        while piece := source.read(1 << 20):
+            checksum = zlib.crc32(piece, checksum)
+    return checksum
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """Hash of the source files that decide token ids."""
+    digest = hashlib.sha256()
+    for name in CODE:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    return digest.hexdigest()
