@@ -106,7 +106,9 @@ class Watch:
         if better:
             progress.best_loss, progress.best_step = loss, session.step
             checkpoint.save_weights(self.folder / "checkpoints" / "best", session.method.state(session.model))
-        yield Validated(session.step, loss, better)
+        seen = Validated(session.step, loss, better)
+        self._record(seen)
+        yield seen
 
     def _take_best(self) -> Iterator[Event]:
         progress, session = self.progress, self.session
@@ -119,11 +121,11 @@ class Watch:
     def _steps_file(self) -> Path:
         return self.folder / "steps.jsonl"
 
-    def _record(self, stepped: Stepped) -> None:
+    def _record(self, event: Stepped | Validated) -> None:
         with storing(self._steps_file), open(self._steps_file, "a", encoding="utf-8") as sink:
-            sink.write(json.dumps(stepped.to_json()) + "\n")
+            sink.write(json.dumps(event.to_json()) + "\n")
             sink.flush()
-            os.fsync(sink.fileno()) if self._due(self.save_every, stepped.step) else None
+            os.fsync(sink.fileno()) if self._due(self.save_every, event.step) else None
 
     def _forget_after(self, step: int) -> None:
         """Drop recorded steps that will be taken again, and a line torn by a crash."""
