@@ -1,0 +1,43 @@
+"""JSON lines: one object per line (``.jsonl``, ``.ndjson``, or ``.json`` written that way)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from luthier.data.bytes import MAX_ROW_BYTES, Stream, lines
+from luthier.data.head import Fit, Head
+from luthier.data.json_rows import Flaw, Record, parse
+
+BOM = b"\xef\xbb\xbf"
+
+
+def fits(head: Head) -> Fit | None:
+    """A file whose first lines are objects, or are meant to be."""
+    begin = [line for line in head.start.removeprefix(BOM).split(b"\n")[:200] if line.strip()]
+    begun = sum(line.lstrip().startswith(b"{") for line in begin)
+    complete = sum(line.rstrip().endswith(b"}") for line in begin)
+    if head.suffix in (".jsonl", ".ndjson"):
+        return Fit(0.95, f"its name ends in {head.suffix}") if not begin[0].lstrip().startswith(b"[{") else None
+    if begun and begun >= 0.8 * len(begin) and complete >= 0.5 * len(begin):
+        return Fit(0.9, "its lines are JSON objects")
+    return None
+
+
+def records(stream: Stream, details: dict[str, Any]) -> Iterator[Record | Flaw]:
+    """Each line as a Record or a Flaw; rows are line numbers. Blank lines are passed over and told once at the end."""
+    blank = first_blank = 0
+    for row, line in enumerate(lines(stream), start=1):
+        if line is None:
+            yield too_big(row)
+        elif line and not line.isspace():
+            yield parse(line.removeprefix(BOM) if row == 1 else line, row)
+        else:
+            blank, first_blank = blank + 1, first_blank or row
+    if blank:
+        yield Flaw(first_blank, "", "blank_line", f"{blank:,} blank lines, this is the first.", "Delete them; they are passed over.", "warning")
+
+
+def too_big(row: int) -> Flaw:
+    """The flaw of a row beyond `MAX_ROW_BYTES`."""
+    return Flaw(row, "", "row_too_big", f"The row is longer than {MAX_ROW_BYTES >> 20} MiB.", "Split it; a line end may be missing.")

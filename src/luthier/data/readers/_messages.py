@@ -1,0 +1,128 @@
+"""Messages in OpenAI's shape, which several formats contain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.core.errors import did_you_mean
+from luthier.core.example import Message
+from luthier.data.readers._findings import Findings
+
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+_PLAIN = frozenset({"role", "content"})
+_KNOWN = frozenset(
+    {"role", "content", "weight", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "thinking", "reasoning_content", "reasoning"}
+)
+_IGNORED = frozenset({"annotations", "audio", "id"})
+
+
+def messages(value: Any, field: str, findings: Findings) -> list[Message]:
+    """A list of messages. Each entry that is none becomes a finding.
+
+    Args:
+        field: dotted place of `value` in the row.
+    """
+    if type(value) is not list:
+        findings.wrong_type(field, "a list of messages", value)
+        return []
+    read: list[Message] = []
+    for index, entry in enumerate(value):
+        if type(entry) is not dict:
+            findings.wrong_type(f"{field}.{index}", "a message", entry)
+        elif entry.keys() == _PLAIN and type(entry["content"]) is str and entry["role"] in ROLES:
+            read.append(Message(entry["role"], entry["content"]))  # nine in ten messages: nothing more to look at
+        else:
+            read.append(_message(entry, f"{field}.{index}", findings, read))
+    return read
+
+
+def _message(entry: dict[str, Any], field: str, findings: Findings, before: list[Message]) -> Message:
+    _unknown(entry, field, findings)
+    role = _role(entry.get("role"), field, findings)
+    message = Message(role, _content(entry.get("content"), f"{field}.content", findings))
+    if not message.content and entry.get("refusal"):
+        message.content = findings.text(entry["refusal"], f"{field}.refusal")
+    message.weight = _weight(entry.get("weight", 1), f"{field}.weight", findings)
+    message.name = findings.text(entry.get("name"), f"{field}.name", optional=True)
+    thinking = next((key for key in ("thinking", "reasoning_content", "reasoning") if entry.get(key)), "")
+    message.thinking = findings.text(entry[thinking], f"{field}.{thinking}") if thinking else ""
+    message.tool_call_id = findings.text(entry.get("tool_call_id"), f"{field}.tool_call_id", optional=True)
+    message.tool_calls = _tool_calls(entry, field, findings, before)
+    if entry.get("role") == "function":  # the old name of a tool turn; it answers the call before it
+        message.tool_call_id = message.tool_call_id or next((turn.tool_calls[-1]["id"] for turn in reversed(before) if turn.tool_calls), "")
+    return message
+
+
+def _unknown(entry: dict[str, Any], field: str, findings: Findings) -> None:
+    for key in entry.keys() - _KNOWN - _IGNORED:
+        findings.add(f"{field}.{key}", "unknown_field", f"A message has no field {key!r}.", did_you_mean(key, _KNOWN))
+    for key in entry.keys() & _IGNORED:
+        if entry[key]:
+            findings.add(f"{field}.{key}", "unknown_field", f"The field {key!r} of a message is not learned.", "Leave it, or delete it.", "warning")
+
+
+def _role(value: Any, field: str, findings: Findings) -> str:
+    if value == "function":
+        return "tool"
+    if value not in ROLES if isinstance(value, str) else True:
+        remedy = did_you_mean(str(value), ROLES) if value is not None else "Give the message a role."
+        findings.add(f"{field}.role", "wrong_role", f"There is no role {value!r}." if value is not None else "The message has no role.", remedy)
+        return ""
+    return str(value)
+
+
+def _content(value: Any, field: str, findings: Findings) -> str:
+    """Text, null, or a list of parts that are text."""
+    if type(value) is not list:
+        return findings.text(value, field, optional=True)
+    words = []
+    for index, part in enumerate(value):
+        if type(part) is dict and type(part.get("text")) is str and part.get("type", "text") in ("text", "input_text", "output_text"):
+            words.append(part["text"])
+        elif type(part) is dict and isinstance(part.get("type"), str):
+            findings.add(f"{field}.{index}", "unsupported_media", f"A part of type {part['type']!r} cannot be learned.", "Use rows of text.")
+        else:
+            findings.wrong_type(f"{field}.{index}", "a part with its text", part)
+    return "".join(words)
+
+
+def _weight(value: Any, field: str, findings: Findings) -> float:
+    if isinstance(value, int | float) and 0 <= value <= 1:
+        return float(value)
+    findings.add(field, "bad_weight", f"The weight is {value!r}.", "Use 0 (show it) or 1 (learn it), or a number between.")
+    return 1.0
+
+
+def _tool_calls(entry: dict[str, Any], field: str, findings: Findings, before: list[Message]) -> list[dict[str, Any]]:
+    calls = entry.get("tool_calls") or []
+    if type(calls) is not list:
+        findings.wrong_type(f"{field}.tool_calls", "a list of calls", calls)
+        return []
+    if type(entry.get("function_call")) is dict:
+        number = 1 + sum(len(turn.tool_calls) for turn in before)
+        calls = [*calls, {"id": f"call_{number}", "type": "function", "function": entry["function_call"]}]
+    good = []
+    for index, call in enumerate(calls):
+        function = call.get("function") if type(call) is dict else None
+        if type(function) is dict and type(function.get("name")) is str:
+            good.append({"id": str(call.get("id") or ""), "type": "function", "function": {"arguments": {}, **function}})
+        else:
+            findings.wrong_type(f"{field}.tool_calls.{index}.function", "a function with its name", function)
+    return good
+
+
+def tools(value: Any, field: str, findings: Findings) -> list[dict[str, Any]]:
+    """The tools of a row in OpenAI's shape; bare functions (the old ``functions``, and ShareGPT's) are wrapped."""
+    if not value:
+        return []
+    if type(value) is not list:
+        findings.wrong_type(field, "a list of tools", value)
+        return []
+    good = []
+    for index, tool in enumerate(value):
+        function = tool.get("function", tool) if type(tool) is dict else None
+        if type(function) is dict and type(function.get("name")) is str:
+            good.append({"type": "function", "function": function})
+        else:
+            findings.wrong_type(f"{field}.{index}", "a tool with its function's name", tool)
+    return good
