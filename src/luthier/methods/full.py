@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import cast
 
 import torch
 from pydantic import Field
@@ -129,7 +130,9 @@ def _frozen(model: Model, freeze: int | list[str]) -> set[int]:
         matching = {id(weight) for name, weight in names if fnmatchcase(name, pattern)}
         if not matching:
             raise SpecError(
-                f"method.freeze: no weight is called {pattern!r}.", remedy=f"Names look like {names[1][0]}; * stands for anything.", code="freeze"
+                f"method.freeze: no weight is called {pattern!r}.",
+                remedy=f"Names look like {names[1][0]}; * stands for anything.",
+                code="freeze",
             )
         frozen |= matching
     return frozen
@@ -138,10 +141,14 @@ def _frozen(model: Model, freeze: int | list[str]) -> set[int]:
 def _first_blocks(model: Model, count: int) -> set[int]:
     blocks = model.blocks()
     if not 0 <= count <= len(blocks):
-        raise SpecError(f"method.freeze = {count}, but the model has {len(blocks)} blocks.", remedy=f"Choose 0 to {len(blocks)}.", code="freeze")
+        raise SpecError(
+            f"method.freeze = {count}, but the model has {len(blocks)} blocks.", remedy=f"Choose 0 to {len(blocks)}.", code="freeze"
+        )
     if not count:
         return set()
-    embeddings = [m for m in model.network.base_model.children() if isinstance(m, nn.Embedding)]  # GPT-2 has one for positions too
+    embeddings = [
+        m for m in cast(nn.Module, model.network.base_model).children() if isinstance(m, nn.Embedding)
+    ]  # GPT-2 has one for positions too
     return {id(weight) for module in [*embeddings, *blocks[:count]] for weight in module.parameters()}
 
 
@@ -149,11 +156,17 @@ def _first_blocks(model: Model, count: int) -> set[int]:
 def _copy(weights: dict[str, nn.Parameter], state: dict[str, Tensor]) -> None:
     if weights.keys() != state.keys():
         odd = sorted(weights.keys() ^ state.keys())
-        raise ModelError(f"{len(odd)} weights are on one side only: {', '.join(odd[:3])}.", remedy="It was saved from another model or freeze.", code="state")
+        raise ModelError(
+            f"{len(odd)} weights are on one side only: {', '.join(odd[:3])}.",
+            remedy="It was saved from another model or freeze.",
+            code="state",
+        )
     for name, weight in weights.items():
         if weight.shape != state[name].shape:
             raise ModelError(
-                f"{name} is {list(state[name].shape)}, the model has {list(weight.shape)}.", remedy="It was saved from another model.", code="state"
+                f"{name} is {list(state[name].shape)}, the model has {list(weight.shape)}.",
+                remedy="It was saved from another model.",
+                code="state",
             )
     for name, weight in weights.items():
         weight.copy_(state[name])

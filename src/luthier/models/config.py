@@ -55,7 +55,9 @@ def build_config(content: Any, *, where: str = "") -> PretrainedConfig:
     try:
         config: PretrainedConfig = CONFIG_MAPPING[content["model_type"]].from_dict(silenced)
     except Exception as error:  # transformers checks values with many exception types of its own
-        raise ModelError(f"transformers does not accept this config: {error}.", where=where, remedy="Fetch the model again.", code="config") from error
+        raise ModelError(
+            f"transformers does not accept this config: {error}.", where=where, remedy="Fetch the model again.", code="config"
+        ) from error
     for key, value in config.to_dict().items():
         if _is_dropout(key, value):
             setattr(config, key, 0.0)  # defaults that the file did not spell out, e.g. GPT-2's 0.1
@@ -73,7 +75,13 @@ def refuse(content: dict[str, Any], *, where: str = "") -> None:
         if value is None or value is False:
             continue
         if key in _CODE:
-            raise _refused(path, value, where, "Luthier never runs code that comes with a model. Choose a base that transformers knows by itself.", "remote_code")
+            raise _refused(
+                path,
+                value,
+                where,
+                "Luthier never runs code that comes with a model. Choose a base that transformers knows by itself.",
+                "remote_code",
+            )
         if key in _PACKED:
             raise _refused(path, value, where, "Packed weights are not read yet: choose the original bfloat16 model.", "packed_weights")
         if any(word in key.lower() for word in _KERNELS) and not key.endswith("_autoset"):
@@ -100,6 +108,9 @@ def _is_dropout(key: str, value: Any) -> bool:
 def _no_config(folder: Path) -> ModelError:
     if (folder / "adapter_config.json").exists():
         return ModelError(
-            "This is an adapter, not a model.", where=str(folder), remedy="Name its base as the model and load the adapter on top.", code="config"
+            "This is an adapter, not a model.",
+            where=str(folder),
+            remedy="Name its base as the model and load the adapter on top.",
+            code="config",
         )
     return ModelError("There is no config.json.", where=str(folder), remedy="Give a folder in the Hugging Face layout.", code="config")

@@ -10,7 +10,15 @@ from luthier.core.home import home
 from luthier.models.catalog import BUNDLED, catalog
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*.json", "special_tokens_map.json", "*.jinja"]
+_WANTED = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "*.jinja",
+]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -33,7 +41,9 @@ def find(name: str, *, download: bool = False) -> Path:
             return checked_folder(folder)
     repo = entry.repo if entry is not None else name
     if not _REPO.fullmatch(repo):
-        raise NotFound(f"There is no model {name!r} here.", remedy=did_you_mean(name, catalog()) + " Or give a folder.", code="unknown_model")
+        raise NotFound(
+            f"There is no model {name!r} here.", remedy=did_you_mean(name, catalog()) + " Or give a folder.", code="unknown_model"
+        )
     return checked_folder(_from_hub(repo, name=name, download=download))
 
 
@@ -53,7 +63,9 @@ def checked_folder(folder: Path) -> Path:
             remedy="Take the safetensors edition of the model, or convert it where you trust it.",
             code="pickled_weights",
         )
-    raise ModelError("There is no *.safetensors file.", where=str(folder), remedy="Give a folder in the Hugging Face layout.", code="no_weights")
+    raise ModelError(
+        "There is no *.safetensors file.", where=str(folder), remedy="Give a folder in the Hugging Face layout.", code="no_weights"
+    )
 
 
 def local_models() -> list[tuple[str, Path]]:
@@ -99,4 +111,6 @@ def _from_hub(repo: str, *, name: str, download: bool) -> Path:
         remedy = "The hub did not answer." if download else f"Fetch it once with: luthier models --download {name}"
         raise NotFound(f"{repo} is not on this machine.", remedy=remedy, code="unknown_model") from error
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        raise NotFound(f"{repo} could not be fetched: {error}.", remedy="Check the name and the connection.", code="unknown_model") from error
+        raise NotFound(
+            f"{repo} could not be fetched: {error}.", remedy="Check the name and the connection.", code="unknown_model"
+        ) from error

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from luthier.core.errors import ModelError
 from luthier.core.files import new_folder
+from luthier.data.render import Renderer
 from luthier.models import sight
 from luthier.models.config import build_config, read_config
 from luthier.models.families import family_of
@@ -24,9 +25,6 @@ from luthier.models.find import checked_folder, find
 from luthier.models.machine import compute_dtype
 from luthier.models.model import Model
 from luthier.models.slot import slots
-
-if TYPE_CHECKING:
-    from luthier.data.render import Renderer
 
 __all__ = ["find", "fresh", "load", "save"]
 
@@ -45,8 +43,6 @@ def load(name: str, *, dtype: DType | torch.dtype = "auto", context: int | Liter
 
 def load_folder(folder: Path, *, name: str = "", dtype: DType | torch.dtype = "auto", context: int | Literal["auto"] = "auto") -> Model:
     """`load` for a folder that is already known."""
-    from luthier.data.render import Renderer
-
     config = read_config(checked_folder(folder))
     renderer = Renderer.from_folder(folder)
     network = _read_network(config, folder, number_format(dtype))
@@ -54,7 +50,13 @@ def load_folder(folder: Path, *, name: str = "", dtype: DType | torch.dtype = "a
 
 
 def fresh(
-    config: dict[str, Any], *, renderer: Renderer, seed: int, dtype: DType | torch.dtype = "auto", name: str = "fresh", context: int | Literal["auto"] = "auto"
+    config: dict[str, Any],
+    *,
+    renderer: Renderer,
+    seed: int,
+    dtype: DType | torch.dtype = "auto",
+    name: str = "fresh",
+    context: int | Literal["auto"] = "auto",
 ) -> Model:
     """A network with random weights that follow from `seed` alone: the start of pretraining, and what tests use.
 
@@ -67,7 +69,7 @@ def fresh(
     checked = build_config(config, where="config")
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
-        network = AutoModelForCausalLM.from_config(checked, dtype=torch.float32, attn_implementation=sight.NAME)
+        network = AutoModelForCausalLM.from_config(checked, dtype=torch.float32, attn_implementation=sight.NAME)  # type: ignore[no-untyped-call]
     for parameter in network.parameters():
         parameter.data = parameter.data.to(number_format(dtype))  # not network.to(): rotary frequencies stay fp32
     return _model(network, checked, name=name, folder=Path(), renderer=renderer, dtype=number_format(dtype), context=context)
@@ -103,7 +105,7 @@ def number_format(dtype: DType | torch.dtype) -> torch.dtype:
 def _read_network(config: PretrainedConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
     for file in sorted(folder.glob("*.safetensors")):
         _check_header(file)
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    kind = cast(Any, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
     try:
         with _quiet():
             network, found = kind.from_pretrained(
@@ -127,7 +129,9 @@ def _check_header(file: Path) -> None:
         with safe_open(file, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"This is not a whole safetensors file: {error}.", where=str(file), remedy="Fetch the model again.", code="weights") from error
+        raise ModelError(
+            f"This is not a whole safetensors file: {error}.", where=str(file), remedy="Fetch the model again.", code="weights"
+        ) from error
 
 
 def _check_complete(found: dict[str, Any], folder: Path) -> None:
@@ -144,7 +148,14 @@ def _check_complete(found: dict[str, Any], folder: Path) -> None:
 
 
 def _model(
-    network: nn.Module, config: PretrainedConfig, *, name: str, folder: Path, renderer: Renderer, dtype: torch.dtype, context: int | Literal["auto"]
+    network: nn.Module,
+    config: PretrainedConfig,
+    *,
+    name: str,
+    folder: Path,
+    renderer: Renderer,
+    dtype: torch.dtype,
+    context: int | Literal["auto"],
 ) -> Model:
     family = family_of(config.model_type)
     longest = family.context(config)
@@ -170,7 +181,10 @@ def _check_fit(model: Model) -> None:
         )
     if model.head().bias is not None:
         raise ModelError(
-            "The head has a bias, which the engine does not compute.", where=str(model.folder), remedy="Choose another base.", code="model_type"
+            "The head has a bias, which the engine does not compute.",
+            where=str(model.folder),
+            remedy="Choose another base.",
+            code="model_type",
         )
 
 
@@ -179,11 +193,11 @@ def _quiet() -> Iterator[None]:
     """No progress bars and log lines of transformers: what matters in them is raised as an error here."""
     level = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

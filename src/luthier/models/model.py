@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from luthier.data.render import Renderer
-    from luthier.models.sight import Sight
+from luthier.data.render import Renderer
+from luthier.models.sight import Sight
 
 
 @dataclass(slots=True)

@@ -57,7 +57,7 @@ class Slot(nn.Module):
 
     def delta(self, name: str) -> nn.Module | None:
         """The delta called `name`, if it is hosted here."""
-        return self.deltas[key(name)] if key(name) in self.deltas else None
+        return self.deltas[key(name)] if key(name) in self.deltas else None  # noqa: SIM401 - ModuleDict has no get
 
     @property
     def current(self) -> nn.Module | None:

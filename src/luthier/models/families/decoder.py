@@ -6,7 +6,7 @@ T tokens of a pack, D width of a state.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +117,8 @@ def states(network: nn.Module, *, tokens_T: Tensor, positions_T: Tensor, sight: 
         tokens_T: token ids. positions_T: depth of each on its path, which the rotary embedding sees.
         sight: who sees whom (``models/sight.py``); goes down to every attention untouched.
     """
-    out = network.base_model(
+    base = cast(nn.Module, network.base_model)
+    out = base(
         input_ids=tokens_T[None].to(torch.int64),
         position_ids=positions_T[None].to(torch.int64),
         sight=sight,
