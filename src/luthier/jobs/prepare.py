@@ -1,0 +1,143 @@
+"""From a file to tokens: recognise, check, split, tokenise, account. No torch, no model weights: only the base's tokenizer and template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import DataError, NotFound
+from luthier.core.events import Listener, Note, Progress, Stage
+from luthier.core.example import Example
+from luthier.core.files import fingerprint, sha256
+from luthier.core.home import cache_folder
+from luthier.core.spec import Spec
+from luthier.data.check import Report, check
+from luthier.data.read import read
+from luthier.data.render import Renderer
+from luthier.data.split import Split, plan_split
+from luthier.data.tokens import TokenTable, tokenise
+
+SHOWN = 8
+"""Problems told in the error itself; `luthier data check` and the report tell all."""
+
+
+class DataRefused(DataError):
+    """The check found errors; `report` has all of them."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        found = [str(problem) for problem in report.problems if problem.severity == "error"]
+        more = report.errors - len(found[:SHOWN])
+        listed = "".join(f"\n    {text}" for text in found[:SHOWN]) + (f"\n    ... and {more:,} more" if more > 0 else "")
+        super().__init__(
+            f"The examples do not pass: {report.errors:,} error{'' if report.errors == 1 else 's'}, {report.warnings:,} warnings.{listed}",
+            where=str(report.file),
+            remedy=f"Correct them; `luthier data check {report.file}` lists every one.",
+            code="data_refused",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The error with the whole report."""
+        return {**super().to_json(), "report": self.report.to_json()}
+
+
+@dataclass
+class Prepared:
+    """The data of a run, ready to learn from.
+
+    Attributes:
+        rows, valid: tokens of the training and of the held-out rows. held_out: the latter as examples, for generation.
+        split: which is which, and why.
+    """
+
+    rows: TokenTable
+    valid: TokenTable
+    held_out: list[Example]
+    split: Split
+
+
+def inspect(spec: Spec, renderer: Renderer, *, context: int, listen: Listener) -> Report:
+    """Read every row of the training and held-out files before anything is spent.
+
+    Raises:
+        NotFound: a file is not there. DataRefused: there are errors, all of them in its report.
+    """
+    for path in _files(spec):
+        if not path.is_file():
+            raise NotFound(
+                "There is no such file of examples.", where=str(path), remedy="Give the path of an existing file.", code="no_file"
+            )
+    listen(Stage("check", Path(spec.data.file).name))
+    valid = Path(spec.data.valid) if isinstance(spec.data.valid, str) else None
+    report = check(
+        Path(spec.data.file),
+        data=spec.data,
+        renderer=renderer,
+        context=context,
+        valid=valid,
+        on_progress=lambda done, total: listen(Progress("check", done, total, "bytes")),
+    )
+    listen(Note(f"{report.rows:,} rows, format {report.recognition.format}: {report.recognition.reason}"))
+    for problem in [p for p in report.problems if p.severity == "warning"][:SHOWN]:
+        listen(Note(str(problem), level="warning"))
+    if report.errors:
+        raise DataRefused(report)
+    return report
+
+
+def prepare(spec: Spec, renderer: Renderer, *, context: int, listen: Listener) -> Prepared:
+    """Split and tokenise; both depend on content only, so that doing it again gives the same (and comes from the cache)."""
+    split = _split(spec)
+    listen(Note(f"{len(split.train):,} rows to learn from, {len(split.valid):,} held out: {split.reason}"))
+    listen(Stage("ledger"))
+    held_out = list(_held_out(spec, split))
+    return Prepared(
+        rows=_table("training", _chosen(Path(spec.data.file), spec, split.train), spec, renderer, context, split, listen),
+        valid=_table("held-out", held_out, spec, renderer, context, split, listen),
+        held_out=held_out,
+        split=split,
+    )
+
+
+def _files(spec: Spec) -> list[Path]:
+    return [Path(spec.data.file), *([Path(spec.data.valid)] if isinstance(spec.data.valid, str) else [])]
+
+
+def _split(spec: Spec) -> Split:
+    return plan_split(Path(spec.data.file), data=spec.data, seed=spec.train.seed)
+
+
+def _held_out(spec: Spec, split: Split) -> Iterator[Example]:
+    if isinstance(spec.data.valid, str):
+        return _examples(Path(spec.data.valid), spec)
+    return _chosen(Path(spec.data.file), spec, split.valid)
+
+
+def _chosen(path: Path, spec: Spec, rows: list[int]) -> Iterator[Example]:
+    wanted = set(rows)
+    return (example for example in _examples(path, spec) if example.source.row in wanted)
+
+
+def _examples(path: Path, spec: Spec) -> Iterator[Example]:
+    """The rows of a file that was checked; an error here means it changed since. Warnings were told by the check."""
+    for found in read(path, format=spec.data.format, group=spec.data.group):
+        if isinstance(found, Example):
+            yield found
+        elif found.severity == "error":
+            raise DataError(found.message, where=f"{found.file} row {found.row}", remedy=found.remedy, code=found.code)
+
+
+def _table(role: str, examples: Any, spec: Spec, renderer: Renderer, context: int, split: Split, listen: Listener) -> TokenTable:
+    files = [sha256(path) for path in _files(spec)]
+    key = fingerprint([role, files, spec.data.model_dump(mode="json", exclude={"file", "valid"}), split.train, split.valid, context])
+    return tokenise(
+        examples,
+        renderer=renderer,
+        data=spec.data,
+        context=context,
+        cache=cache_folder() / "tokens",
+        key=key,
+        on_progress=lambda rows, tokens: listen(Progress("ledger", rows, len(split.train) if role == "training" else 0)),
+    )

@@ -1,0 +1,178 @@
+"""The main job: from a file of examples to a model that is proven better, or said not to be.
+
+    check -> split -> ledger -> load -> derive -> rehearse -> tune -> evaluate -> certify -> report
+
+Every stage leaves its result in the run's folder, so that a run stopped or killed at any moment goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+
+from luthier.core.errors import Interrupted, LuthierError, SpecError
+from luthier.core.events import Listener, Note, silence
+from luthier.core.files import write_json
+from luthier.core.home import runs_folder
+from luthier.core.spec import Spec
+from luthier.data import ledger
+from luthier.data.check import Report
+from luthier.jobs import capsule, judging, specs, training
+from luthier.jobs.prepare import Prepared, inspect, prepare
+from luthier.jobs.result import Run
+from luthier.jobs.training import Training
+from luthier.models.load import load as load_model
+from luthier.models.model import Model
+from luthier.store import runs
+from luthier.store.runs import RunFolder
+
+
+def tune(
+    file: str | Path = "",
+    *,
+    out: str | Path | None = None,
+    listen: Listener = silence,
+    config: str | Path | None = None,
+    settings: Iterable[str] = (),
+    **sections: Any,
+) -> Run:
+    """Tune a model on examples and compare it with its base.
+
+    Args:
+        file: the examples. out: a new folder for the run; left out, it lies under ``LUTHIER_HOME``.
+        listen: called with every event. config: a ``spec.yaml``. settings: ``key=value`` texts, as ``--set`` takes them.
+        sections: ``model``, ``method``, ``objective`` (a name or a mapping), ``data``, ``train``, ``evaluate`` (mappings), ``quality``.
+
+    Raises:
+        SpecError, DataError, ModelError, NotFound, ResultError, StorageError: see `core.errors`.
+        Interrupted: SIGINT or SIGTERM; the remedy is the command that goes on.
+    """
+    said_file = {"data": {"file": str(file), **sections.pop("data", {})}} if file else {}
+    spec = specs.gather(config=Path(config) if config else None, settings=settings, **said_file, **sections)
+    if not spec.data.file:
+        raise SpecError("No file of examples was given.", remedy="luthier tune FILE, or data.file in the spec.", code="no_file_given")
+    return begin(spec, out=Path(out) if out else None, listen=listen)
+
+
+def load(name: str | Path) -> Run:
+    """A run by its folder, its id, or the beginning of its id."""
+    return Run(runs.find(str(name)))
+
+
+def begin(spec: Spec, *, out: Path | None = None, listen: Listener = silence) -> Run:
+    """Check, and if the examples pass, make the run's folder and do all stages."""
+    model, report = _checked(spec, listen)
+    folder = runs.create(out=out, stem=Path(spec.data.file).stem, method=spec.method.name)
+    with _accounted(folder):
+        _sealed(folder, spec, model, report)
+        return _stages(folder, spec, model, listen)
+
+
+def train_only(spec: Spec, *, out: Path, listen: Listener = silence) -> RunFolder:
+    """The stages up to the trained weights, without comparing: what `reproduce` needs."""
+    model, report = _checked(spec, listen)
+    folder = runs.create(out=out, stem=Path(spec.data.file).stem, method=spec.method.name)
+    with _accounted(folder):
+        _sealed(folder, spec, model, report)
+        _weights(folder, spec, model, listen)
+    return folder
+
+
+def resume(name: str | Path, *, listen: Listener = silence) -> Run:
+    """Continue a run that was stopped, killed or failed; a finished one is returned as it is.
+
+    Raises:
+        DataError: the data changed since it began.
+    """
+    folder = runs.find(str(name))
+    if folder.state()["state"] == "succeeded":
+        listen(Note(f"{folder.id} is complete; there is nothing to resume."))
+        return Run(folder)
+    spec = specs.load(folder.spec)
+    with _accounted(folder):
+        capsule.verify_data(folder, spec)
+        model = load_model(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
+        return _stages(folder, spec, model, listen)
+
+
+def _checked(spec: Spec, listen: Listener) -> tuple[Model, Report]:
+    """The base, and what the check found: nothing that stops the run."""
+    model = load_model(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
+    return model, inspect(spec, model.renderer, context=model.context, listen=listen)
+
+
+def _sealed(folder: RunFolder, spec: Spec, model: Model, report: Report) -> None:
+    """Write down what the run is made of before it begins."""
+    write_json(folder.data, report.to_json())
+    specs.save(spec, folder.spec)
+    capsule.seal(folder, spec, model_folder=model.folder)
+
+
+def _stages(folder: RunFolder, spec: Spec, model: Model, listen: Listener) -> Run:
+    """Everything after the check. What is already on disk is not done again."""
+    work = _weights(folder, spec, model, listen)
+    if not (folder.evaluation / "summary.json").is_file():
+        judging.compare(work, listen=listen)
+    if not folder.certificate.is_file():
+        judging.certify(work, listen=listen)
+    judging.tell(work, listen=listen)
+    folder.mark("succeeded", stage="done", error={})
+    return Run(folder)
+
+
+def _weights(folder: RunFolder, spec: Spec, model: Model, listen: Listener) -> Training:
+    """Prepare, account, train; the capsule then holds the hashes of what came out."""
+    data = prepare(spec, model.renderer, context=model.context, listen=listen)
+    _account(folder, data, listen)
+    work = _trained(folder, spec, model, data, listen)
+    capsule.close(folder, work.spec)
+    return work
+
+
+def _account(folder: RunFolder, data: Prepared, listen: Listener) -> None:
+    """What each row teaches, kept and summed up."""
+    write_json(folder.split, {"reason": data.split.reason, "train": data.split.train, "valid": data.split.valid})
+    ledger.save(pyarrow.concat_tables([data.rows.ledger, data.valid.ledger], promote_options="permissive"), folder.ledger)
+    totals = data.rows.totals
+    listen(Note(f"{totals.tokens:,} tokens to read, {totals.learned:,} of them learned ({totals.learned / max(totals.tokens, 1):.0%})"))
+
+
+def _trained(folder: RunFolder, spec: Spec, model: Model, data: Prepared, listen: Listener) -> Training:
+    """The model with trained weights attached: from disk when training is complete, else trained now."""
+    kind = specs.METHODS.load(spec.method.name).Method
+    if (folder.path / kind.folder_name).is_dir():
+        return Training(folder, spec, model, kind.load(model, folder.path / kind.folder_name), data)
+    spec = training.derived(spec, model, data, listen=listen)
+    work = Training(folder, spec, model, training.attach(spec, model), data)
+    if folder.last_checkpoint() is None:
+        work = training.dress_rehearsal(work, listen=listen)
+        specs.save(work.spec, folder.spec)
+    training.fit(work, listen=listen)
+    return work
+
+
+@contextmanager
+def _accounted(folder: RunFolder) -> Iterator[None]:
+    """Whatever happens inside, ``state.json`` tells it, and an interruption tells how to go on."""
+    folder.mark("running", error={})
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as stop:
+        folder.mark("interrupted")
+        what = stop.what if isinstance(stop, Interrupted) else "Stopped; everything that was complete is saved."
+        raise Interrupted(what, where=str(folder.path), remedy=f"Go on with: luthier tune --resume {name_of(folder)}") from stop
+    except LuthierError as error:
+        folder.mark("failed", error=error.to_json())
+        raise
+    except Exception as error:
+        folder.mark("failed", error={"code": "bug", "message": f"{type(error).__name__}: {error}"})
+        raise
+
+
+def name_of(folder: RunFolder) -> str:
+    """How the user names this run: its id when it lies at home, else its path."""
+    return folder.id if folder.path.parent == runs_folder().resolve() else str(folder.path)

@@ -1,0 +1,119 @@
+"""From tokens to trained weights: attach, derive, rehearse, fit. Stopped at any moment, it goes on from the last checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow
+import pyarrow.compute
+
+from luthier.core.errors import Interrupted
+from luthier.core.events import Listener, Note, Stage
+from luthier.core.spec import Spec, checked
+from luthier.engine.rehearsal import rehearse
+from luthier.engine.session import Session
+from luthier.engine.watch import Watch
+from luthier.jobs import specs, stopping
+from luthier.jobs.derive import Facts, derive
+from luthier.jobs.prepare import Prepared
+from luthier.jobs.result import fresh_method
+from luthier.models.model import Model
+from luthier.store.runs import RunFolder
+
+
+@dataclass
+class Training:
+    """A run that is about to train: the model with its method attached, the data, and the Spec with every number derived."""
+
+    folder: RunFolder
+    spec: Spec
+    model: Model
+    method: Any
+    data: Prepared
+
+
+def derived(spec: Spec, model: Model, data: Prepared, *, listen: Listener) -> Spec:
+    """Every "auto" becomes a number, and is told."""
+    spec, notes = derive(spec, facts(model, data))
+    for note in notes:
+        listen(note)
+    return spec
+
+
+def facts(model: Model, data: Prepared) -> Facts:
+    """What the numbers are derived from."""
+    totals, answers = data.rows.totals, (data.valid if len(data.valid) else data.rows).ledger["learned"]
+    return Facts(
+        rows=len(data.rows),
+        tokens=totals.tokens,
+        learned=totals.learned,
+        longest=int(pyarrow.compute.max(data.rows.ledger["total"]).as_py() or 0),
+        longest_answer=int(pyarrow.compute.max(answers).as_py() or 0),
+        parameters=model.num_parameters,
+        dtype=str(model.dtype).removeprefix("torch."),
+        context=model.context,
+    )
+
+
+def attach(spec: Spec, model: Model) -> Any:
+    """Place what will be trained; the model answers as the base until the first step."""
+    method: Any = fresh_method(spec)
+    method.attach(model, seed=spec.train.seed)
+    return method
+
+
+def dress_rehearsal(training: Training, *, listen: Listener) -> Training:
+    """The longest pack, saving, loading, before step 1; the forecast is told, and what had to change is kept in the Spec."""
+    listen(Stage("rehearse"))
+    session = _session(training)
+    forecast = rehearse(session)
+    for change in forecast.changes:
+        listen(Note(change, level="warning"))
+    listen(
+        Note(
+            forecast_text(forecast),
+            data={"seconds": forecast.seconds, "peak_bytes": forecast.peak_bytes, "disk_bytes": forecast.disk_bytes},
+        )
+    )
+    train = training.spec.train.model_copy(update={"tokens_per_pack": forecast.tokens_per_pack})
+    training.spec = training.spec.model_copy(update={"train": train})
+    return training
+
+
+def forecast_text(forecast: Any) -> str:
+    """The forecast in one line."""
+    minutes = forecast.seconds / 60
+    time = f"{minutes:.0f} min" if minutes >= 2 else f"{forecast.seconds:.0f} s"
+    return f"forecast: about {time}, {forecast.peak_bytes / 1e9:.1f} GB of memory at most, {forecast.disk_bytes / 1e6:.0f} MB on disk"
+
+
+def fit(training: Training, *, listen: Listener) -> None:
+    """Train to the end and save the best weights in their standard layout.
+
+    Raises:
+        Interrupted: somebody asked to stop; a checkpoint of that moment is on disk.
+    """
+    spec, folder = training.spec, training.folder
+    session = _session(training)
+    watch = Watch(session, folder.path, int(spec.train.save_every), int(spec.train.validate_every), spec.train.patience)
+    resumed = watch.resume()
+    listen(Stage("tune", f"{session.steps} steps, {spec.method.name}, {training.model.num_trained:,} weights move"))
+    if resumed is not None:
+        listen(resumed)
+    with stopping.listening() as asked:
+        for event in watch.run():
+            listen(event)
+            if asked.to_stop and session.step < session.steps:
+                watch.save()
+                raise Interrupted(f"Stopped after step {session.step} of {session.steps}; everything up to it is saved.")
+    training.method.save(training.model, folder.path / training.method.folder_name)
+    shutil.rmtree(folder.checkpoints / "best", ignore_errors=True)  # now saved in their standard layout
+
+
+def _session(training: Training) -> Session:
+    spec = training.spec
+    part = specs.OBJECTIVES.load(spec.objective.name)
+    objective = part.Objective(checked(part.Options, spec.objective.options, path="objective"))
+    return Session(training.model, training.method, objective, rows=training.data.rows, valid=training.data.valid, train=spec.train)
