@@ -73,6 +73,11 @@ def dumps(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
+def compact(value: Any) -> bytes:
+    """`value` as compact JSON, keys in their order: a row to be written."""
+    return orjson.dumps(value, default=str)  # default: dates and decimals, which Parquet has and JSON has not
+
+
 def _keys(value: Any) -> int:
     """How many keys all objects inside `value` have together. Flat on purpose: it runs for every row."""
     count, waiting = 0, [value]

@@ -12,7 +12,7 @@ from luthier.core.example import Example, Source
 from luthier.data.readers._findings import Findings
 from luthier.data.readers._messages import messages, tools
 
-KNOWN = frozenset({"messages", "tools", "functions", "label", "parallel_tool_calls"})
+KNOWN = frozenset({"messages", "tools", "functions", "label", "parallel_tool_calls", "images", "videos", "audios"})
 SHAPE = "messages with role and content"
 
 

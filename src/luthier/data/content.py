@@ -1,0 +1,42 @@
+"""What a row says, without how it is written: the bytes behind duplicates, leakage and the split, and the words behind near duplicates."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from luthier.core.example import Example, Message
+from luthier.data.json_rows import dumps
+
+HASH_BYTES = 16
+
+
+def content(example: Example) -> bytes:
+    """Everything of `example` that is shown or learned, as bytes. Equal for equal rows of any format; weights and labels do not count."""
+    if example.form == "text":
+        return example.text.encode()
+    pieces = [f"{message.role}\x1f{message.content}" for message in example.messages]
+    if example.chosen or example.rejected:
+        pieces += ["\x1dchosen", *(f"{m.role}\x1f{m.content}" for m in example.chosen)]
+        pieces += ["\x1drejected", *(f"{m.role}\x1f{m.content}" for m in example.rejected)]
+    plain = "\x1e".join(pieces).encode()
+    more = _more([*example.messages, *example.chosen, *example.rejected])
+    return plain + more if more else plain
+
+
+def _more(messages: list[Message]) -> bytes:
+    """The rarer parts of messages."""
+    rare = [[index, message.thinking, message.tool_calls] for index, message in enumerate(messages) if message.tool_calls or message.thinking]
+    return dumps(rare) if rare else b""
+
+
+def digest(content: bytes) -> bytes:
+    """16 bytes that stand for a row's content: two of a billion rows collide with probability 1e-21."""
+    return blake2b(content, digest_size=HASH_BYTES).digest()
+
+
+def words(example: Example) -> str:
+    """What is said in the row apart from system turns: those repeat from row to row and would make all rows look alike."""
+    if example.form == "text":
+        return example.text
+    turns = [*example.messages, *example.chosen, *example.rejected]
+    return "\n".join(message.content for message in turns if message.role not in ("system", "developer"))

@@ -1,0 +1,78 @@
+"""What a check found: all problems, counted exactly, kept up to a limit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.core.problem import Problem
+from luthier.data.recognise import Recognition
+
+KEPT = 1000
+"""Problems kept per code; the rest is counted. A million rows with the same fault must not fill the memory."""
+
+
+@dataclass
+class Report:
+    """The result of `luthier.data.check.check`.
+
+    Attributes:
+        file: as the user named it. bytes: its size on disk. rows: records seen, good and bad. good: rows without an error.
+        problems: at most `KEPT` per code. counts: exact number per code. severities: ``error`` or ``warning`` per code (the worse).
+        notes: what was not looked at, and why. labels: rows per label, most frequent first.
+    """
+
+    file: str
+    recognition: Recognition = Recognition("unknown", 0.0, "No format fits.")
+    bytes: int = 0
+    rows: int = 0
+    good: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    severities: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)
+    errors: int = 0
+    warnings: int = 0
+
+    def add(self, problem: Problem) -> None:
+        """Count a problem, and keep it while its code has room."""
+        code = problem.code
+        self.counts[code] += 1
+        if self.counts[code] <= KEPT:
+            self.problems.append(problem)
+        elif self.counts[code] == KEPT + 1:
+            self.notes.append(f"Of {code} the first {KEPT:,} are listed; all are counted.")
+        if problem.severity == "error":
+            self.errors += 1
+            self.severities[code] = "error"
+        else:
+            self.warnings += 1
+            self.severities.setdefault(code, "warning")
+
+    @property
+    def ok(self) -> bool:
+        """Nothing stops a run."""
+        return self.errors == 0
+
+    def sort(self) -> None:
+        """Errors first, then by row."""
+        self.problems.sort(key=lambda problem: (problem.severity, problem.row))
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain fields."""
+        return {
+            "file": self.file,
+            "ok": self.ok,
+            "recognition": self.recognition.to_json(),
+            "bytes": self.bytes,
+            "rows": self.rows,
+            "good": self.good,
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "counts": dict(self.counts),
+            "labels": self.labels,
+            "notes": self.notes,
+            "problems": [problem.to_json() for problem in self.problems],
+        }

@@ -1,0 +1,157 @@
+"""Which rows are held out. Decided by what a row says, not by where it stands, so that a file can grow and be reordered.
+
+* Without labels a row is held out when the hash of its content (of its group's value, where a group field is named) falls below the
+  share. Its side depends on nothing else: rows that are added never move another.
+* With labels the hash ranks the rows of each label, and the first of each are held out: every label gets its share exactly. The price: rows
+  that are added can move those at the border, at most as many as were added, per label.
+* Equal rows have equal hashes, so they are always on the same side.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from luthier.core.errors import DataError, SpecError
+from luthier.core.example import Example
+from luthier.core.files import writing
+from luthier.core.spec import DataSpec
+from luthier.data.bytes import OnBytes
+from luthier.data.check import FEWEST_ROWS, digests
+from luthier.data.content import content, digest
+
+from luthier.data.json_rows import Flaw, Record, compact
+from luthier.data.read import read, records
+from luthier.data.recognise import Recognition, recognise
+
+_WHOLE = 2.0**64
+
+
+@dataclass
+class Split:
+    """Row numbers (1-based, as in `Source.row`) on each side, ascending.
+
+    Attributes:
+        reason: how it was decided, as a sentence. valid_file: where the held-out rows are when they are in a file of their own.
+    """
+
+    train: list[int]
+    valid: list[int]
+    reason: str
+    valid_file: str = ""
+
+
+@dataclass
+class _Ranked:
+    """One row in the lottery: where its hash stands between 0 and 1, and what it is ranked among."""
+
+    row: int
+    place: float
+    label: str
+
+
+def plan_split(
+    path: Path, *, data: DataSpec, seed: int = 0, recognition: Recognition | None = None, on_progress: OnBytes | None = None
+) -> Split:
+    """Decide which rows of `path` are held out.
+
+    Args:
+        data: ``valid`` is the share held out (0 to 0.5), or a file of held-out rows; ``group`` the field that keeps rows together.
+        seed: another seed gives another split.
+
+    Raises:
+        DataError: rows are in both files (``leakage``), or the file cannot be read. SpecError: the share is out of range.
+    """
+    path = Path(path)
+    if isinstance(data.valid, str):
+        return _by_file(path, Path(data.valid), data)
+    if not 0 <= data.valid <= 0.5:
+        raise SpecError(f"data.valid = {data.valid} is no share to hold out.", remedy="Use 0 to 0.5, or name a file.", code="bad_value")
+    rows = _lottery(path, data, seed, recognition, on_progress)
+    held, reason = _drawn(rows, data)
+    if not held and data.valid > 0 and len(rows) >= FEWEST_ROWS:
+        lowest = min(each.place for each in rows)
+        held, reason = {each.row for each in rows if each.place == lowest}, f"{reason} None fell below the share, so the lowest was taken."
+    return Split([each.row for each in rows if each.row not in held], sorted(held), reason)
+
+
+def _lottery(path: Path, data: DataSpec, seed: int, recognition: Recognition | None, on_progress: OnBytes | None) -> list[_Ranked]:
+    rows, seen_group = [], not data.group
+    key = seed.to_bytes(8, "little")
+    for item in read(path, format=data.format, group=data.group, recognition=recognition, on_bytes=on_progress):
+        if isinstance(item, Example):
+            seen_group = seen_group or bool(item.group)
+            said = f"group\x1f{item.group}".encode() if item.group else digest(content(item))
+            place = int.from_bytes(blake2b(said, digest_size=8, key=key).digest(), "little") / _WHOLE
+            rows.append(_Ranked(item.source.row, place, item.label))
+    if not seen_group:
+        raise DataError(f"No row has the group field {data.group!r}.", where=str(path), remedy="Correct data.group.", code="no_group")
+    return rows
+
+
+def _drawn(rows: list[_Ranked], data: DataSpec) -> tuple[set[int], str]:
+    share = float(data.valid)
+    if share == 0:
+        return set(), "Nothing is held out."
+    if data.group:
+        held = {each.row for each in rows if each.place < share}
+        return held, f"Held out by the hash of {data.group}: {len(held):,} of {len(rows):,} rows; rows of one {data.group} stay together."
+    if len({each.label for each in rows if each.label}) > 1:
+        held = _stratified(rows, share)
+        return held, f"Held out by the hash of the content within each label: {len(held):,} of {len(rows):,} rows."
+    held = {each.row for each in rows if each.place < share}
+    return held, f"Held out by the hash of the content: {len(held):,} of {len(rows):,} rows."
+
+
+def _stratified(rows: list[_Ranked], share: float) -> set[int]:
+    """The lowest hashes of each label, as many distinct ones as the share says (rounded)."""
+    places: dict[str, set[float]] = defaultdict(set)
+    for each in rows:
+        places[each.label].add(each.place)
+    border = {label: _border(np.sort(list(all_)), share) for label, all_ in places.items()}
+    return {each.row for each in rows if each.place < border[each.label]}
+
+
+def _border(places: np.ndarray, share: float) -> float:
+    count = int(len(places) * share + 0.5)
+    return float(places[count]) if count < len(places) else 1.0
+
+
+def _by_file(path: Path, valid: Path, data: DataSpec) -> Split:
+    mine, theirs = digests(path, data), digests(valid, data)
+    shared = mine.common(theirs)
+    if shared:
+        raise _leakage(path, valid, shared)
+    return Split(mine.rows.tolist(), theirs.rows.tolist(), f"Held out as you said: {valid}.", str(valid))
+
+
+def _leakage(path: Path, valid: Path, shared: list[tuple[int, int]]) -> DataError:
+    told = ", ".join(f"row {row} = row {other}" for row, other in shared[:5]) + (" ..." if len(shared) > 5 else "")
+    return DataError(
+        f"{len(shared):,} rows are also in the held-out file {valid}: {told}.",
+        where=str(path),
+        remedy="Delete them from one of the two files; otherwise the result is flattered.",
+        code="leakage",
+    )
+
+
+def write_split(path: Path, split: Split, *, train: Path, valid: Path, data: DataSpec) -> None:
+    """Write both sides as JSON lines, each row with the fields it had. Each file appears whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written. DataError: a row cannot be read.
+    """
+    held, learned = set(split.valid), set(split.train)
+    with writing(train) as train_sink, writing(valid) as valid_sink:
+        for item in records(path, recognise(path, format=data.format)):
+            if isinstance(item, Record) and (item.row in held or item.row in learned):
+                (valid_sink if item.row in held else train_sink).write(compact(item.fields) + b"\n")
+            elif isinstance(item, Flaw) and item.severity == "error":
+                raise DataError(item.message, where=f"{path} row {item.row}", remedy=item.remedy, code=item.code)
+
+
+
