@@ -49,7 +49,8 @@ PIECES = [
 GREETINGS = ["Hi, ", "Hello, ", "Dear team, ", "Hey, ", "Good evening, ", "Hi Fern & Kiln, ", "Hello again, ", "To whom it may concern, "]
 ASIDES = [
     " Thanks!", " Thank you, Maria", " Please answer soon.", " Best regards, Tom", " Cheers", " I hope you can help.",
-    " Many thanks in advance.", " Kind regards, Mrs Bell", " Sorry to bother you.", " I have written twice already.", " It is my first time buying from you.",
+    " Many thanks in advance.", " Kind regards, Mrs Bell",
+    " Sorry to bother you.", " I have written twice already.", " It is my first time buying from you.",
     " I am not amused.", " Love your shop by the way.", " Ben", " You can also phone me.",
 ]  # fmt: skip
 

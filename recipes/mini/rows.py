@@ -44,3 +44,11 @@ class TokenRows:
     def num_tokens(self) -> int:
         """Tokens of all rows."""
         return int((self.bounds[:, 1] - self.bounds[:, 0]).sum())
+
+
+def subset(rows: TokenRows, *, count: int, weight: float) -> list[Row]:
+    """`count` rows spread evenly over `rows`, counting `weight` as much."""
+    chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, count).astype(int)]
+    for row in chosen:
+        row.sequences[0].weights *= np.float32(weight)
+    return chosen
