@@ -19,13 +19,13 @@ class _LogProbs(torch.autograd.Function):
     """Log-probability of each target; the gradient's softmax is computed again in backward."""
 
     @staticmethod
-    def forward(ctx: Any, states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
         ctx.save_for_backward(states_ND, weight_VD, targets_N)
         chunks = zip(states_ND.split(CHUNK), targets_N.split(CHUNK), strict=True)
         return torch.cat([_target_logprobs(F.linear(states, weight_VD), targets)[1] for states, targets in chunks])
 
     @staticmethod
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
         states_ND, weight_VD, targets_N = ctx.saved_tensors
         gradient = _Gradient(states_ND, weight_VD, needs_weight=ctx.needs_input_grad[1])
         for start in range(0, len(targets_N), CHUNK):
@@ -39,7 +39,7 @@ class _WeightedLoss(torch.autograd.Function):
     """``-sum(weights * logprobs)`` and its gradient in one pass: the head is multiplied twice, not three times."""
 
     @staticmethod
-    def forward(ctx: Any, states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weights_N: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weights_N: Tensor) -> tuple[Tensor, Tensor]:
         gradient = _Gradient(states_ND, weight_VD, needs_weight=ctx.needs_input_grad[1]) if any(ctx.needs_input_grad[:2]) else None
         found = []
         for start in range(0, len(targets_N), CHUNK):
@@ -55,7 +55,7 @@ class _WeightedLoss(torch.autograd.Function):
         return -(weights_N * logprobs_N).sum(dtype=torch.float64).float(), logprobs_N
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         gradient = ctx.gradient
         scale = grad.item()
         weight_VD = gradient.weight()
@@ -107,7 +107,7 @@ def logprobs(states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
     """
     if not len(targets_N):
         return states_ND.sum(-1).float()
-    result: Tensor = _LogProbs.apply(states_ND, weight_VD, targets_N)
+    result: Tensor = _LogProbs.apply(states_ND, weight_VD, targets_N)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -118,5 +118,5 @@ def weighted_loss(states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weigh
     """
     if not len(targets_N):
         return states_ND.sum().float() * 0, states_ND.new_zeros(0, dtype=torch.float32)
-    result: tuple[Tensor, Tensor] = _WeightedLoss.apply(states_ND, weight_VD, targets_N, weights_N)
+    result: tuple[Tensor, Tensor] = _WeightedLoss.apply(states_ND, weight_VD, targets_N, weights_N)  # type: ignore[no-untyped-call]
     return result

@@ -86,7 +86,12 @@ class Optimiser:
 
     def norm(self) -> Tensor:
         """Length of the whole gradient."""
-        return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(_gradient(flat)) for flat in self.flats]))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(_gradient(flat)) for flat in self.flats]))
+        return norm
+
+    def pending_bytes(self) -> int:
+        """Bytes of the moments that the first step will add; 0 after it."""
+        return sum(2 * 4 * flat.master.numel() for flat in self.flats if not self.adam.state[flat.master])
 
     def step(self, share: float, *, norm: Tensor, clip: float) -> None:
         """Update with ``learning_rate * share``, the gradient scaled down to length `clip`, then forget the gradient."""
@@ -97,6 +102,12 @@ class Optimiser:
         self.adam.step()
         for flat in self.flats:
             flat.publish()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the gradient gathered so far."""
+        for flat in self.flats:
+            flat.collect()
             _gradient(flat).zero_()
 
     def state(self) -> dict[str, Tensor]:

@@ -59,6 +59,8 @@ class Watch:
             call `save` first to keep the present step.
         """
         session = self.session
+        with storing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         self.progress = self.progress or checkpoint.Progress(token=self.token)
         if not self._finished():
             for stepped in fit(session):

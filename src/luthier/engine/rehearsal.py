@@ -1,0 +1,261 @@
+"""The dress rehearsal before a run: the heaviest forest there and back, a checkpoint written and read again, and what all of it will cost.
+
+Nothing of the session changes: no weight is updated, and order and dropout follow from the step.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from luthier.core.errors import ResultError, StorageError
+from luthier.core.sequence import Row
+from luthier.engine import checkpoint
+from luthier.engine.pack import packs
+from luthier.engine.session import Session
+from luthier.engine.tree import Pack
+
+MARGIN = 0.9
+"""Share of the available memory a run may plan with: other programs breathe too."""
+
+SMALLEST = 128
+"""Forests are not made smaller than this: below it every matmul is too thin to be worth having."""
+
+SAMPLED_STEPS = 8
+"""Steps looked at for the forecast of time."""
+
+
+@dataclass(slots=True, frozen=True)
+class Forecast:
+    """What the run will cost, and what was changed so that it fits.
+
+    Attributes:
+        steps: optimiser steps. seconds: whole training, held-out looks included, evaluation not.
+        peak_bytes: largest memory of the process. available_bytes: what it could have.
+        disk_bytes: checkpoints and result together. free_bytes: room in the run's folder.
+        tokens_per_pack: forest size chosen. shared: share of the true tokens that need not be computed because rows begin alike.
+        changes: sentences, one for each thing changed.
+    """
+
+    steps: int
+    seconds: float
+    peak_bytes: int
+    available_bytes: int
+    disk_bytes: int
+    free_bytes: int
+    tokens_per_pack: int
+    shared: float
+    changes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain fields."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.steps:,} steps, about {_span(self.seconds)}; memory up to {_size(self.peak_bytes)} of {_size(self.available_bytes)}; "
+            f"disk {_size(self.disk_bytes)} of {_size(self.free_bytes)} free; {self.shared:.0%} of the tokens are shared beginnings."
+        )
+
+
+def rehearse(
+    session: Session,
+    *,
+    folder: Path,
+    looks: int = 0,
+    available: Callable[[], int] = lambda: int(psutil.virtual_memory().available),
+) -> Forecast:
+    """Try everything a run will do once, before anything is spent.
+
+    Args:
+        folder: where the run will write; a temporary folder in it is used and removed.
+        looks: held-out evaluations planned during the run.
+        available: bytes of memory that may still be taken; replaced in tests.
+
+    Raises:
+        ResultError: the longest row does not fit into memory; the loss is not finite; a checkpoint does not come back equal.
+        StorageError: the folder cannot be written or has too little room.
+    """
+    room = available() + _resident()
+    changes = _fit_memory(session, room)
+    heaviest = _heaviest(session)
+    seconds_per_token, peak = _try(session, heaviest)
+    pending = session.optimiser.pending_bytes()
+    size = _try_checkpoint(session, folder) + pending
+    laid, true = _sizes(session)
+    forecast = Forecast(
+        steps=session.steps,
+        seconds=seconds_per_token * (laid * session.steps + looks * _tokens_of_look(session)),
+        peak_bytes=peak + pending,
+        available_bytes=room,
+        disk_bytes=size * (checkpoint.KEPT + 2),
+        free_bytes=shutil.disk_usage(folder).free,
+        tokens_per_pack=session.budget,
+        shared=1 - laid / true,
+        changes=changes,
+    )
+    if forecast.disk_bytes > forecast.free_bytes:
+        raise StorageError(
+            f"The run will write {_size(forecast.disk_bytes)}, but only {_size(forecast.free_bytes)} are free.",
+            where=str(folder),
+            remedy="Free some space or choose another folder with --out.",
+            code="disk_short",
+        )
+    return forecast
+
+
+def _fit_memory(session: Session, room: int) -> list[str]:
+    """Choose the forest size that memory allows, from a probe of a small one."""
+    longest = max((sum(len(s.tokens) for s in row.sequences) for row in _longest_rows(session, 1)), default=1)
+    small = packs(_longest_rows(session, 1), session.budget)[0]
+    _, base = _try(session, _cut(small, SMALLEST))
+    _, more = _try(session, _cut(small, 2 * SMALLEST))
+    per_token = max(more - base, 0) / max(1, min(len(small.tokens_T), 2 * SMALLEST) - min(len(small.tokens_T), SMALLEST))
+    fits = int((room * MARGIN - base) / per_token) if per_token > 0 else session.budget
+    if fits >= session.budget:
+        return []
+    if fits < min(longest, SMALLEST) or fits < longest:
+        raise ResultError(
+            f"The longest row has {longest:,} tokens, but memory ({_size(room)}) is enough for about {max(fits, 0):,} at once.",
+            remedy="Use a smaller model, a smaller model.context with data.too_long: split, or a machine with more memory.",
+            code="memory_short",
+        )
+    before, session.budget = session.budget, max(SMALLEST, fits)
+    return [f"tokens_per_pack {before:,} -> {session.budget:,}, so that the run fits into {_size(room)} of memory."]
+
+
+def _cut(pack: Pack, tokens: int) -> Pack:
+    """The first `tokens` of a forest of one path, everything after it forgotten."""
+    kept = min(tokens, len(pack.tokens_T))
+    mine = pack.rows_N < kept
+    return Pack(
+        tokens_T=pack.tokens_T[:kept],
+        positions_T=pack.positions_T[:kept],
+        ends_T=pack.ends_T[:kept].clip(max=kept),
+        rows_N=pack.rows_N[mine],
+        targets_N=pack.targets_N[mine],
+        weights_N=pack.weights_N[mine],
+        sequences_N=pack.sequences_N[mine],
+        members=pack.members,
+    )
+
+
+def _longest_rows(session: Session, tokens: int) -> list[Row]:
+    """The longest rows of the run, until they hold `tokens` tokens. Looks at the lengths of at most 10,000 rows, evenly spread."""
+    stride = max(1, len(session.rows) // 10_000)
+    lengths = sorted(
+        ((sum(len(s.tokens) for s in session.rows[i].sequences), i) for i in range(0, len(session.rows), stride)), reverse=True
+    )
+    chosen: list[Row] = []
+    for length, i in lengths:
+        chosen.append(session.rows[i])
+        tokens -= length
+        if tokens <= 0:
+            break
+    return chosen
+
+
+def _heaviest(session: Session) -> Pack:
+    """A full forest of the longest rows: more learned tokens and longer attention than any step will see."""
+    return max(packs(_longest_rows(session, session.budget), session.budget), key=lambda pack: (len(pack.tokens_T), len(pack.rows_N)))
+
+
+def _try(session: Session, pack: Pack) -> tuple[float, int]:
+    """Forward and backward of one forest, twice, and forget the gradient.
+
+    Returns:
+        seconds per token of the second time, and the peak memory of the process in bytes.
+    """
+    session.model.network.train()
+    seconds = 0.0
+    _reset_peak()
+    for _ in range(2):
+        start = time.perf_counter()
+        torch.manual_seed(0)
+        if len(pack.rows_N):
+            loss = session.loss(pack)
+            if not torch.isfinite(loss):
+                raise ResultError(
+                    f"The loss is {loss.item()} before the first step.",
+                    remedy="The base model or a row is damaged: `luthier chat` the base, and look at the longest rows.",
+                    code="not_finite",
+                )
+            loss.backward()
+            session.optimiser.forget()
+        seconds = time.perf_counter() - start
+    return seconds / len(pack.tokens_T), _peak()
+
+
+def _try_checkpoint(session: Session, folder: Path) -> int:
+    """Write a checkpoint, read it back, compare; returns its bytes."""
+    weights, optimiser = session.method.state(session.model), session.optimiser.state()
+    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=folder) as place:
+        written = checkpoint.save(Path(place), weights=weights, optimiser=optimiser, progress=checkpoint.Progress(step=session.step))
+        loaded = checkpoint.load(written)
+        for kind, wanted, got in (("weight", weights, loaded.weights), ("optimiser value", optimiser, loaded.optimiser)):
+            for name, tensor in wanted.items():
+                if not torch.equal(tensor, got[name]):
+                    raise ResultError(
+                        f"The {kind} {name} does not come back from disk as it was.", where=str(folder), remedy="Check the disk."
+                    )
+        return sum(file.stat().st_size for file in written.iterdir())
+
+
+def _sizes(session: Session) -> tuple[float, float]:
+    """Mean laid-out and true tokens of a step, from some steps spread over the run."""
+    chosen = range(0, session.steps, max(1, session.steps // SAMPLED_STEPS))
+    laid, true = [], []
+    for step in list(chosen)[:SAMPLED_STEPS]:
+        rows = [session.rows[i] for i in session.order.rows(step)]
+        laid.append(sum(len(pack.tokens_T) for pack in packs(rows, session.budget)))
+        true.append(sum(len(s.tokens) for row in rows for s in row.sequences))
+    return statistics.fmean(laid), statistics.fmean(true)
+
+
+def _tokens_of_look(session: Session) -> float:
+    """Held-out tokens weighted by what they cost beside a training token: forward only, about a third."""
+    if not session.valid:
+        return 0.0
+    some = [session.valid[i] for i in range(min(len(session.valid), 64))]
+    return len(session.valid) / len(some) * sum(len(pack.tokens_T) for pack in packs(some, session.budget)) / 3
+
+
+def _resident() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def _reset_peak() -> None:
+    """Linux forgets the high-water mark when asked; elsewhere it stays the highest so far, which only overestimates."""
+    try:
+        with open("/proc/self/clear_refs", "w") as ask:
+            ask.write("5")
+    except OSError:
+        pass
+
+
+def _peak() -> int:
+    """High-water mark of resident memory, in bytes."""
+    try:
+        with open("/proc/self/status") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return _resident()
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(count, 0) / 2**20:.0f} MiB"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
