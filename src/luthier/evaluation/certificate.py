@@ -1,0 +1,218 @@
+"""The certificate: probe prompts and what the model said to them, replayed whenever the model is loaded, merged or exported.
+
+It catches what otherwise goes unnoticed: another chat template, an adapter that is loaded but ignored, a wrong base, a broken export.
+
+Written: each probe's prompt is rendered, and base and tuned continue it greedily for a few tokens, whose log-probabilities are kept.
+Replayed: (1) the prompt is rendered again and compared id by id; (2) the certified tokens are read - not generated again, so that one near
+tie does not throw all later tokens off - and each log-probability is compared.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier import __version__
+from luthier.core.errors import ResultError, StorageError
+from luthier.core.example import Example, Message, Source
+from luthier.core.files import write_json
+from luthier.core.sequence import Sequence
+from luthier.data.render import Renderer
+from luthier.engine.score import score
+from luthier.evaluation.questions import before_last_answer
+from luthier.inference.generate import Generation, generate
+from luthier.inference.sides import SIDES, Method, Sides
+from luthier.models.model import Model
+
+VERSION = 1
+TOKENS = 16
+"""Tokens certified per probe: with 20 probes 320 log-probabilities, read in a second or two."""
+
+TEXT_PROMPT = 32
+"""Tokens a plain-text probe begins with, where there is no question to answer."""
+
+TOLERANCE = {"float32": (1e-4, 1e-2), "bfloat16": (0.05, 0.5)}
+"""Largest mean and largest single distance of log-probabilities, in nats, by number format.
+
+bfloat16 keeps 8 significant bits, so one rounding of a logit of 10-30 is 0.03-0.06 nats; another batch shape, processor, or a merge (which
+rounds W + BA once more) moves single tokens by a few of these, and unlikely ones most. float32 has 16 bits more. An ignored adapter or
+another template moves the mean by more than either: the certificate says so itself (`told_apart`)."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A certificate that held.
+
+    Attributes:
+        probes, tokens: how many were compared. mean, largest: distance of log-probabilities in nats.
+        first_choices: share of certified tokens that still are the model's first choice.
+    """
+
+    probes: int
+    tokens: int
+    mean: float
+    largest: float
+    first_choices: float
+
+
+def write(model: Model, method: Method | None, probes: list[Example], folder: Path) -> dict[str, Any]:
+    """Certify what `model` says now; ``folder/certificate.json``. Probes whose prompt fills the context are left out.
+
+    Returns:
+        the certificate, as written.
+    """
+    chosen = [probe for probe in probes if 0 < len(prompt_of(model.renderer, probe)) < model.context]
+    prompts = [prompt_of(model.renderer, probe) for probe in chosen]
+    said: dict[str, list[Generation]] = {}
+    for side in SIDES:
+        with Sides(model, method).side(side) as answering:
+            said[side] = generate(answering, prompts, max_tokens=TOKENS, stop=model.renderer.end_tokens)
+    content = {
+        "version": VERSION,
+        "luthier": __version__,
+        "dtype": _dtype(model),
+        "renderer": model.renderer.fingerprint,
+        "told_apart": _told_apart(said["base"], said["tuned"], _dtype(model)),
+        "probes": [
+            {"example": _plain(probe), "prompt": prompt, **{side: _answer(said[side][i]) for side in SIDES}}
+            for i, (probe, prompt) in enumerate(zip(chosen, prompts, strict=True))
+        ],
+    }
+    write_json(folder / "certificate.json", content)
+    return content
+
+
+def replay(model: Model, method: Method | None, folder: Path) -> Replay:
+    """Hold `model` against ``folder/certificate.json``.
+
+    Args:
+        method: what it was tuned with; None for a merged model.
+
+    Raises:
+        ResultError: a prompt renders to other tokens (``template_drift``), or answers have other log-probabilities (``certificate``);
+            the first differing probe and token and the largest distance are named.
+        StorageError: the certificate cannot be read.
+    """
+    content = _read(folder / "certificate.json")
+    for number, probe in enumerate(content["probes"], 1):
+        _same_prompt(model.renderer, probe, number)
+    sequences = [_path(probe["prompt"], probe["tuned"]["tokens"]) for probe in content["probes"]]
+    with Sides(model, method).side("tuned") as answering:
+        scores = score(answering, sequences)
+    expected = [np.array(probe["tuned"]["logprobs"]) for probe in content["probes"]]
+    distances = [np.abs(s.logprobs_L - e) for s, e in zip(scores, expected, strict=True)]
+    result = _result(distances, [s.hits_L for s in scores])
+    limits = max(TOLERANCE[content["dtype"]], TOLERANCE[_dtype(model)])
+    if result.mean > limits[0] or result.largest > limits[1]:
+        raise _differs(model, content, distances, [s.logprobs_L for s in scores], result, limits)
+    return result
+
+
+def prompt_of(renderer: Renderer, example: Example) -> list[int]:
+    """Token ids a probe asks with; a plain text asks with its beginning."""
+    if example.form == "text":
+        tokens = renderer.render(example)[0].tokens
+        return [int(token) for token in tokens[: max(1, min(TEXT_PROMPT, len(tokens) // 2))]]
+    return renderer.prompt_of(example)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"The certificate cannot be read: {error}.", where=str(path), remedy="Evaluate the run again.") from error
+    if content.get("version") != VERSION:
+        what = f"The certificate has version {content.get('version')}, this Luthier reads {VERSION}."
+        raise StorageError(what, where=str(path), remedy="Use the Luthier that wrote it.")
+    return content
+
+
+def _plain(example: Example) -> dict[str, Any]:
+    """What is needed to render the prompt again. An empty answer stands for the one in the data: where it stands decides the prompt."""
+    answer = [] if example.form in ("preference", "text") else [Message("assistant")]
+    messages = [asdict(message) for message in [*before_last_answer(example), *answer]]
+    return {"source": asdict(example.source), "form": example.form, "messages": messages, "tools": example.tools, "text": example.text}
+
+
+def _example(plain: dict[str, Any]) -> Example:
+    messages = [Message(**message) for message in plain["messages"]]
+    return Example(Source(**plain["source"]), form=plain["form"], messages=messages, tools=plain["tools"], text=plain["text"])
+
+
+def _answer(generation: Generation) -> dict[str, Any]:
+    return {"tokens": generation.tokens, "logprobs": [round(value, 6) for value in generation.logprobs]}
+
+
+def _path(prompt: list[int], tokens: list[int]) -> Sequence:
+    weights = np.zeros(len(prompt) + len(tokens), np.float32)
+    weights[len(prompt) :] = 1.0
+    return Sequence(np.array(prompt + tokens, np.int32), weights)
+
+
+def _same_prompt(renderer: Renderer, probe: dict[str, Any], number: int) -> None:
+    now, then = prompt_of(renderer, _example(probe["example"])), probe["prompt"]
+    if now == then:
+        return
+    place = next((i for i, (a, b) in enumerate(zip(now, then, strict=False)) if a != b), min(len(now), len(then)))
+    raise ResultError(
+        f"Probe {number} renders to other tokens than at tuning: token {place + 1} is {_shown(renderer, now, place)}, "
+        f"it was {_shown(renderer, then, place)} ({len(now)} tokens against {len(then)}).",
+        where=_where(probe),
+        remedy="Tokenizer or chat template changed; use the ones saved with the run.",
+        code="template_drift",
+    )
+
+
+def _result(distances: list[NDArray[np.float64]], hits: list[NDArray[np.bool_]]) -> Replay:
+    if not distances:
+        return Replay(0, 0, 0.0, 0.0, 1.0)
+    every, first = np.concatenate(distances), np.concatenate(hits)
+    return Replay(len(distances), len(every), float(every.mean()), float(every.max()), float(first.mean()))
+
+
+def _differs(
+    model: Model,
+    content: dict[str, Any],
+    distances: list[NDArray[np.float64]],
+    found: list[NDArray[np.float32]],
+    result: Replay,
+    limits: tuple[float, float],
+) -> ResultError:
+    threshold = limits[1] if result.largest > limits[1] else limits[0]
+    number, place = next((i, int(np.argmax(d > threshold))) for i, d in enumerate(distances) if (d > threshold).any())
+    probe = content["probes"][number]
+    token, then = probe["tuned"]["tokens"][place], probe["tuned"]["logprobs"][place]
+    return ResultError(
+        f"The model does not answer as certified. Probe {number + 1}, answer token {place + 1} ({model.renderer.decode([token])!r}) has "
+        f"log-probability {found[number][place]:.4f}, it was {then:.4f}; largest distance {result.largest:.4f} (allowed {limits[1]:g}), "
+        f"mean {result.mean:.4f} (allowed {limits[0]:g}) over {result.tokens} tokens in {_dtype(model)}.",
+        where=_where(probe),
+        remedy="Another base, adapter or number format was loaded, or a file was changed: load what the run saved.",
+        code="certificate",
+    )
+
+
+def _told_apart(base: list[Generation], tuned: list[Generation], dtype: str) -> bool:
+    """Whether base and tuned differ on the probes by more than the tolerance: only then can a replay notice an ignored adapter."""
+    for left, right in zip(base, tuned, strict=True):
+        if left.tokens != right.tokens:
+            return True
+    distances = [abs(a - b) for left, right in zip(base, tuned, strict=True) for a, b in zip(left.logprobs, right.logprobs, strict=True)]
+    return bool(distances) and float(np.mean(distances)) > TOLERANCE[dtype][0]
+
+
+def _dtype(model: Model) -> str:
+    return str(model.dtype).removeprefix("torch.")
+
+
+def _shown(renderer: Renderer, tokens: list[int], place: int) -> str:
+    return f"{tokens[place]} ({renderer.decode([tokens[place]])!r})" if place < len(tokens) else "missing"
+
+
+def _where(probe: dict[str, Any]) -> str:
+    return str(Source(**probe["example"]["source"]))
