@@ -7,7 +7,7 @@ particular method or objective live with their owner (``methods/lora.py``); `Par
 
 from __future__ import annotations
 
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -43,7 +43,7 @@ class ModelSpec(Strict):
     """Name from the catalog, a local folder in the Hugging Face layout, or a Hugging Face name."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Number format of frozen weights; auto takes bfloat16 where the processor computes in it."""
-    context: int | Auto = Field("auto", ge=8)
+    context: Annotated[int, Field(ge=8)] | Auto = "auto"
     """Longest row in tokens; auto is what the model was made for."""
 
 
@@ -69,13 +69,13 @@ class DataSpec(Strict):
 class TrainSpec(Strict):
     """Numbers of the optimisation."""
 
-    epochs: float | Auto = Field("auto", gt=0, le=1000)
+    epochs: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
     """Passes over the training rows; may be a fraction."""
-    max_steps: int | Auto = Field("auto", ge=1)
+    max_steps: Annotated[int, Field(ge=1)] | Auto = "auto"
     """Stop after so many steps; auto means epochs decide."""
-    rows_per_step: int | Auto = Field("auto", ge=1, le=65536)
+    rows_per_step: Annotated[int, Field(ge=1, le=65536)] | Auto = "auto"
     """Rows behind one optimiser step. How they are packed never changes the result."""
-    learning_rate: float | Auto = Field("auto", gt=0, lt=10)
+    learning_rate: Annotated[float, Field(gt=0, lt=10)] | Auto = "auto"
     """Highest learning rate of the schedule."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape of the learning rate after warm-up."""
@@ -91,11 +91,11 @@ class TrainSpec(Strict):
     """Largest gradient norm; longer gradients are scaled down to it."""
     shuffle: bool = True
     """New order of rows each epoch, from the seed; false keeps the order of the file."""
-    tokens_per_pack: int | Auto = Field("auto", ge=8)
+    tokens_per_pack: Annotated[int, Field(ge=8)] | Auto = "auto"
     """Tokens laid out at once; auto takes what memory allows. Never changes the result beyond rounding."""
-    save_every: int | Auto = Field("auto", ge=1)
+    save_every: Annotated[int, Field(ge=1)] | Auto = "auto"
     """Steps between checkpoints."""
-    validate_every: int | Auto = Field("auto", ge=1)
+    validate_every: Annotated[int, Field(ge=1)] | Auto = "auto"
     """Steps between looks at the held-out loss."""
     patience: int = Field(3, ge=0)
     """Stop after so many looks without a better held-out loss; 0 never stops early."""
@@ -108,7 +108,7 @@ class EvaluateSpec(Strict):
 
     rows: int = Field(200, ge=0)
     """Held-out rows answered by generation; the loss always uses all. 0 skips generation."""
-    max_tokens: int | Auto = Field("auto", ge=1)
+    max_tokens: Annotated[int, Field(ge=1)] | Auto = "auto"
     """Longest answer; auto is 1.5 x the longest expected answer plus 16."""
     metric: str = "auto"
     """The number the verdict is about; auto takes label accuracy when answers are labels, else chrF."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -29,7 +29,7 @@ class Options(Strict):
 
     rank: int = Field(16, ge=1, le=1024)
     """Inner width of the two matrices: what the adapter can hold. 8 for a label task, 64 for new knowledge."""
-    alpha: float | Auto = Field("auto", gt=0)
+    alpha: Annotated[float, Field(gt=0)] | Auto = "auto"
     """Strength of the adapter; it is scaled by alpha / rank. auto is 2 x rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the adapter's inputs dropped while training; slower, and seldom worth it above 1,000 rows."""
