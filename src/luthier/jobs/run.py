@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow
 
 from luthier.core.errors import Interrupted, LuthierError, SpecError
-from luthier.core.events import Listener, Note, silence
+from luthier.core.events import Event, Listener, Note, Stage, silence
 from luthier.core.files import write_json
 from luthier.core.home import runs_folder
 from luthier.core.spec import Spec
@@ -67,18 +67,18 @@ def begin(spec: Spec, *, out: Path | None = None, listen: Listener = silence) ->
     """Check, and if the examples pass, make the run's folder and do all stages."""
     model, report = _checked(spec, listen)
     folder = runs.create(out=out, stem=Path(spec.data.file).stem, method=spec.method.name)
-    with _accounted(folder):
+    with _accounted(folder, listen) as noting:
         _sealed(folder, spec, model, report)
-        return _stages(folder, spec, model, listen)
+        return _stages(folder, spec, model, noting)
 
 
 def train_only(spec: Spec, *, out: Path, listen: Listener = silence) -> RunFolder:
     """The stages up to the trained weights, without comparing: what `reproduce` needs."""
     model, report = _checked(spec, listen)
     folder = runs.create(out=out, stem=Path(spec.data.file).stem, method=spec.method.name)
-    with _accounted(folder):
+    with _accounted(folder, listen) as noting:
         _sealed(folder, spec, model, report)
-        _weights(folder, spec, model, listen)
+        _weights(folder, spec, model, noting)
     return folder
 
 
@@ -93,10 +93,10 @@ def resume(name: str | Path, *, listen: Listener = silence) -> Run:
         listen(Note(f"{folder.id} is complete; there is nothing to resume."))
         return Run(folder)
     spec = specs.load(folder.spec)
-    with _accounted(folder):
+    with _accounted(folder, listen) as noting:
         capsule.verify_data(folder, spec)
         model = load_model(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
-        return _stages(folder, spec, model, listen)
+        return _stages(folder, spec, model, noting)
 
 
 def _checked(spec: Spec, listen: Listener) -> tuple[Model, Report]:
@@ -156,11 +156,17 @@ def _trained(folder: RunFolder, spec: Spec, model: Model, data: Prepared, listen
 
 
 @contextmanager
-def _accounted(folder: RunFolder) -> Iterator[None]:
+def _accounted(folder: RunFolder, listen: Listener) -> Iterator[Listener]:
     """Whatever happens inside, ``state.json`` tells it, and an interruption tells how to go on."""
+
+    def noting(event: Event) -> None:
+        if isinstance(event, Stage):
+            folder.mark("running", stage=event.name)
+        listen(event)
+
     folder.mark("running", error={})
     try:
-        yield
+        yield noting
     except (Interrupted, KeyboardInterrupt) as stop:
         folder.mark("interrupted")
         what = stop.what if isinstance(stop, Interrupted) else "Stopped; everything that was complete is saved."

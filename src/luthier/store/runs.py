@@ -1,13 +1,13 @@
 """Runs on disk: a folder of standard files that outlives the program that wrote it.
 
-    20261121-101500-tickets-lora-3f9a/
-      spec.yaml            everything that decided the run, complete and re-runnable
-      capsule.json         hashes of data and weights, seeds, versions, machine
-      data.json            the check report                 split.json     which rows were held out
-      ledger.parquet       what each row taught             steps.jsonl    every step and every look at the held-out loss
-      checkpoints/         step-000120/ ...                 adapter/ or model/   the result (PEFT or Hugging Face layout)
-      certificate.json     probes, replayed at every load   evaluation/    items.jsonl, summary.json
-      report.html card.md  for people                       state.json     how far the run has come
+20261121-101500-tickets-lora-3f9a/
+  spec.yaml            everything that decided the run, complete and re-runnable
+  capsule.json         hashes of data and weights, seeds, versions, machine
+  data.json            the check report                 split.json     which rows were held out
+  ledger.parquet       what each row taught             steps.jsonl    every step and every look at the held-out loss
+  checkpoints/         step-000120/ ...                 adapter/ or model/   the result (PEFT or Hugging Face layout)
+  certificate.json     probes, replayed at every load   evaluation/    items.jsonl, summary.json
+  report.html card.md  for people                       state.json     how far the run has come
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class RunFolder:
         return adapter if adapter.is_dir() else self.path / "model"
 
     def state(self) -> dict[str, Any]:
-        """The content of ``state.json``: `state`, `stage`, `done` (stages finished), `changed` (UTC).
+        """The content of ``state.json``: `state`, `stage` (the latest begun), `error`, `created`, `changed` (UTC).
 
         Raises:
             StorageError: the file cannot be read.
@@ -109,18 +109,15 @@ class RunFolder:
         try:
             content: dict[str, Any] = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise StorageError("The state of this run cannot be read.", where=str(self.path), remedy="Is it the folder of a run?") from error
+            raise StorageError(
+                "The state of this run cannot be read.", where=str(self.path), remedy="Is it the folder of a run?"
+            ) from error
         return content
 
-    def mark(self, state: State, *, stage: str = "", done: list[str] | None = None, **facts: Any) -> None:
-        """Write ``state.json`` atomically; what is not given is kept.
-
-        Args:
-            done: names of the finished stages.
-        """
-        old = self.state() if (self.path / "state.json").exists() else {"done": []}
-        new = {**old, "state": state, "stage": stage or old.get("stage", ""), "changed": _now(), **facts}
-        write_json(self.path / "state.json", new | ({"done": done} if done is not None else {}))
+    def mark(self, state: State, *, stage: str = "", **facts: Any) -> None:
+        """Write ``state.json`` atomically; what is not given is kept."""
+        old = self.state() if (self.path / "state.json").exists() else {}
+        write_json(self.path / "state.json", {**old, "state": state, "stage": stage or old.get("stage", ""), "changed": _now(), **facts})
 
     def last_checkpoint(self) -> Path | None:
         """The checkpoint with the highest step; half-written ones have other names and are not seen."""
@@ -144,7 +141,7 @@ def create(*, out: Path | None, stem: str, method: str) -> RunFolder:
     with storing(path):
         path.mkdir(parents=True, exist_ok=out is not None)
     folder = RunFolder(path.resolve())
-    folder.mark("created", done=[], created=_now())
+    folder.mark("created", created=_now())
     return folder
 
 
@@ -164,7 +161,9 @@ def find(name: str) -> RunFolder:
     if len(matches) == 1:
         return RunFolder(runs_folder() / matches[0])
     if matches:
-        raise NotFound(f"{len(matches)} runs begin with {name!r}: {', '.join(matches[:5])}.", remedy="Say more of the id.", code="ambiguous_run")
+        raise NotFound(
+            f"{len(matches)} runs begin with {name!r}: {', '.join(matches[:5])}.", remedy="Say more of the id.", code="ambiguous_run"
+        )
     remedy = did_you_mean(name, ids[-20:]) if ids else "There are no runs yet: `luthier tune FILE` or `luthier demo` makes one."
     raise NotFound(f"There is no run called {name!r}.", remedy=remedy, code="unknown_run")
 

@@ -67,7 +67,8 @@ def split_file(
         split = plan_split(file, data=data, seed=seed, on_progress=hear)
         write_split(file, split, train=train, valid=heldout, data=data)
     content = {"train": str(train), "heldout": str(heldout), "train_rows": len(split.train), "heldout_rows": len(split.valid), "reason": split.reason}
-    answer(content, json=json, show=lambda: sys.stdout.write(f"{split.reason}\n{train}  {len(split.train):,} rows\n{heldout}  {len(split.valid):,} rows\n"))
+    told = f"{split.reason}\n{train}  {len(split.train):,} rows\n{heldout}  {len(split.valid):,} rows\n"
+    answer(content, json=json, show=lambda: print(told, end=""))
 
 
 def _spec(**values: Any) -> DataSpec:
@@ -84,11 +85,13 @@ def _stem(file: Path) -> str:
 def _model(name: str) -> tuple[Any, int]:
     """The model's renderer and context, without its weights."""
     from luthier.data.render import Renderer
+    from luthier.models.config import read_config
+    from luthier.models.families import family_of
     from luthier.models.find import find
-    from luthier.models.reads import context_of
 
     folder = find(name)
-    return Renderer.from_folder(folder), context_of(folder)
+    config = read_config(folder)
+    return Renderer.from_folder(folder), family_of(config.model_type).context(config)
 
 
 @contextmanager

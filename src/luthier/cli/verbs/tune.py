@@ -28,15 +28,16 @@ def run(
 
     Everything not said is derived from the data and the model, and printed. Ctrl-C saves and prints how to go on.
     """
+    said = {"model": model, "method": method, "quality": quality}
+    if resume is not None:
+        _only_resume([file, out, config, settings, *said.values()])
     from luthier.jobs.run import resume as go_on
     from luthier.jobs.run import tune
 
-    said = {"model": model, "method": method, "quality": quality}
     with screen() as listen:
         if resume is None:
             done = tune(file, out=out, config=config, settings=settings or (), listen=listen, **_given(said))
         else:
-            _only_resume([file, out, config, settings, *said.values()])
             done = go_on(resume, listen=listen)
     answer(result(done), json=json, show=lambda: show(done))
 
