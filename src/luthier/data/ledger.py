@@ -30,23 +30,38 @@ SCHEMA = pa.schema(
 ``cut`` what ``data.too_long`` took away; ``reason`` says why, and is empty for a row that is taken as it is."""
 
 
+CHUNK = 4096
+"""Lines held as Python objects before they become columns: a ledger of a million rows then costs some 60 MB."""
+
+
 @dataclass(slots=True)
 class Ledger:
     """A ledger that is being written."""
 
     lines: list[tuple[str, int, int, int, int, int, str]] = field(default_factory=list)
+    chunks: list[pa.Table] = field(default_factory=list)
+    rows: int = 0
 
     def add(self, source: Source, sequences: list[Sequence], *, cut: int = 0, reason: str = "") -> int:
         """Enter a row; returns how many of its tokens are learned."""
         total = sum(len(sequence.tokens) for sequence in sequences)
         learned = sum(int(np.count_nonzero(sequence.weights)) for sequence in sequences)
         self.lines.append((source.file, source.row, total, learned, total - learned, cut, reason))
+        self.rows += 1
+        if len(self.lines) == CHUNK:
+            self._close_chunk()
         return learned
 
     def table(self) -> pa.Table:
         """The ledger as columns."""
+        self._close_chunk()
+        return pa.concat_tables(self.chunks).unify_dictionaries()
+
+    def _close_chunk(self) -> None:
         columns = list(zip(*self.lines, strict=True)) or [() for _ in SCHEMA]
-        return pa.table([pa.array(column, type=kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+        arrays = [pa.array(column, type=kind.type) for column, kind in zip(columns, SCHEMA, strict=True)]
+        self.chunks.append(pa.table(arrays, schema=SCHEMA))
+        self.lines.clear()
 
 
 @dataclass(slots=True, frozen=True)

@@ -24,6 +24,9 @@ from luthier.core.home import cache_folder
 from luthier.data.template import BUILT_IN
 
 SECONDS = 10
+"""Processor time of the child; a good template takes a few hundredths."""
+PATIENCE = 120
+"""Wall time, for machines so busy that the child hardly runs."""
 MEMORY_BYTES = 1 << 30
 OUTPUT_CHARACTERS = 1_000_000
 VERSION = 1
@@ -66,7 +69,7 @@ def _remember(file: Path, verdict: str) -> None:
 
 def _try_in_child(source: str, variables: dict[str, Any]) -> str:
     """The verdict as words; empty when all is well."""
-    question = json.dumps({"source": source, "variables": variables})
+    question = json.dumps({"source": source, "variables": variables, "seconds": SECONDS})
     root = str(Path(__file__).parents[2])
     environment = {"PYTHONPATH": root, "PATH": os.environ.get("PATH", "")}
     try:
@@ -75,12 +78,14 @@ def _try_in_child(source: str, variables: dict[str, Any]) -> str:
             input=question,
             capture_output=True,
             text=True,
-            timeout=SECONDS + 5,
+            timeout=PATIENCE,
             env=environment,
             check=False,
         )
-    except subprocess.TimeoutExpired:
-        return f"it ran longer than {SECONDS} seconds on a short conversation"
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(  # not remembered: it may be the machine
+            f"The chat template gave no answer in {PATIENCE} seconds.", remedy="Try again when the machine is less busy.", code="template"
+        ) from error
     if child.returncode == 0:
         return str(json.loads(child.stdout)["verdict"])
     if child.returncode < 0:
@@ -88,10 +93,12 @@ def _try_in_child(source: str, variables: dict[str, Any]) -> str:
     return f"rendering a short conversation failed: {child.stderr.strip().splitlines()[-1] if child.stderr.strip() else 'no message'}"
 
 
-def _limit() -> None:
-    import resource  # absent on Windows, where only the parent's clock limits the child
-
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+def _limit(seconds: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows: only the parent's clock limits the child
+        return
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -123,8 +130,8 @@ def _judge(source: str, variables: dict[str, Any]) -> str:
 
 
 def _child() -> None:
-    _limit()
     question = json.loads(sys.stdin.read())
+    _limit(question["seconds"])
     try:
         verdict = _judge(question["source"], question["variables"])
     except MemoryError:
@@ -133,8 +140,4 @@ def _child() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        import resource  # noqa: F401
-    except ImportError:
-        _limit = lambda: None  # noqa: E731
     _child()

@@ -13,6 +13,7 @@ from luthier.core.sequence import Sequence
 from luthier.data.folder import Parts, read_parts, write_parts
 from luthier.data.paths import Paths
 from luthier.data.probe import approve
+from luthier.data.refusals import teaches_nothing
 from luthier.data.shape import shape_of
 from luthier.data.template import BUILT_IN, CHATML, PLAIN, PLAIN_BEGUN, TODAY, Template
 from luthier.data.turns import MARKER, Ending, Script, Strand, Turn, learned_turns
@@ -167,7 +168,7 @@ class Renderer:
         places = learned_turns(messages, learn, start=len(example.messages) if part else 0)
         turns = [self.turn(messages, place, tools=example.tools) for place in places]
         if not any(turn.weight > 0 for turn in turns) and learn != "everything":
-            raise nothing_learned(example)
+            raise teaches_nothing(example.source)
         refuse_unrendered(example, messages, turns)
         tail = ""
         if learn == "everything" and (not turns or turns[-1].index + 1 < len(messages)):
@@ -219,13 +220,3 @@ class Renderer:
         if self.has_template:
             self.notes.append("The chat template ends answers without a token of its own; the model's end token is learned there.")
         return Ending(suffix, "", self.parts.end)
-
-
-def nothing_learned(example: Example) -> DataError:
-    """The error of a row without anything to learn."""
-    return DataError(
-        "The row teaches nothing: it has no assistant turn of positive weight.",
-        where=str(example.source),
-        remedy="Give it an answer, raise a weight above 0, or leave the row out.",
-        code="nothing_learned",
-    )

@@ -18,8 +18,8 @@ import tokenizers
 from luthier.core.errors import ModelError
 from luthier.core.files import write_bytes
 
-REMEMBERED_CHARACTERS = 32_000_000
-"""Pieces remembered before the memory is emptied: about 100 MB of Python objects."""
+REMEMBERED_CHARACTERS = 8_000_000
+"""Characters of pieces remembered before the memory is emptied: about 80 MB of Python objects."""
 PROBES = ("a b", " x", "\n\ny", "é", "1.5 ")
 
 
@@ -116,6 +116,8 @@ class Tokenizer:
             self._remembered = 0
 
     def _learn(self, pieces: set[str]) -> None:
+        if not pieces:
+            return
         new = list(pieces)
         for piece, encoding in zip(new, self.library.encode_batch_fast(new, add_special_tokens=False), strict=True):
             self._ids[piece] = encoding.ids

@@ -25,15 +25,13 @@ from luthier.core.sequence import Row, Sequence
 from luthier.core.spec import DataSpec
 from luthier.data import ledger as ledgers
 from luthier.data.ledger import Ledger, Totals
+from luthier.data.refusals import Refusals, teaches_nothing
 from luthier.data.render import Renderer
 from luthier.data.too_long import Fitted, fit
 from luthier.data.turns import Strand
 
 BATCH = 512
 """Rows rendered and encoded together, and paths per record batch: enough to keep the batch encoder busy, some 2 MB."""
-LISTED = 20
-"""Rows named one by one in an error; the others are counted."""
-
 SCHEMA = pa.schema(
     [
         ("index", pa.int64()),
@@ -59,9 +57,9 @@ class TokenTable:
     def __init__(self, table: pa.Table, ledger: pa.Table, *, fingerprint: str) -> None:
         self.table, self.ledger, self.fingerprint = table, ledger, fingerprint
         self._batches = [_Batch(batch) for batch in table.to_batches()]
-        self._ends = np.cumsum([len(batch.parts) for batch in self._batches]).tolist()
+        self._ends = np.cumsum([len(batch.rows) for batch in self._batches]).tolist()
         index = table["index"].to_numpy()
-        self._first = [*np.flatnonzero(np.diff(index, prepend=-1)).tolist(), len(index)]
+        self._first = np.append(np.flatnonzero(np.diff(index, prepend=-1)), len(index))  # [rows + 1], place of each row's first path
 
     @property
     def totals(self) -> Totals:
@@ -75,9 +73,9 @@ class TokenTable:
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         index %= len(self)
-        places = range(self._first[index], self._first[index + 1])
+        places = range(int(self._first[index]), int(self._first[index + 1]))
         batch, place = self._find(places[0])
-        return Row(Source(batch.files[place], batch.rows[place]), [self._sequence(path) for path in places])
+        return Row(Source(batch.files[place], int(batch.rows[place])), [self._sequence(path) for path in places])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
@@ -92,7 +90,7 @@ class TokenTable:
         ledger, records, digest = Ledger(), _Records(), hashlib.sha256()
         for row in rows:
             if not ledger.add(row.source, row.sequences):
-                raise _teaches_nothing(row.source)
+                raise teaches_nothing(row.source)
             records.add(row.source, row.sequences)
             for sequence in row.sequences:
                 digest.update(sequence.tokens.tobytes() + sequence.weights.tobytes() + sequence.part.encode())
@@ -135,7 +133,18 @@ class _Batch:
         tokens, weights = batch.column("tokens"), batch.column("weights")
         self.offsets = tokens.offsets.to_numpy()
         self.tokens, self.weights = tokens.values.to_numpy(), weights.values.to_numpy()
-        self.parts, self.files, self.rows = (batch.column(name).to_pylist() for name in ("part", "file", "row"))
+        self.rows = batch.column("row").to_numpy()
+        self.parts, self.files = _Words(batch.column("part")), _Words(batch.column("file"))
+
+
+class _Words:
+    """A dictionary column, one word at a time."""
+
+    def __init__(self, column: pa.DictionaryArray) -> None:
+        self.words, self.places = column.dictionary.to_pylist(), column.indices.to_numpy()
+
+    def __getitem__(self, place: int) -> str:
+        return str(self.words[self.places[place]])
 
 
 class _Records:
@@ -179,7 +188,7 @@ def tokenise(
 
     Raises:
         DataError: rows that are too long, refused by the template, not fully rendered, or teach nothing; all of them are counted
-            and the first `LISTED` named. Nothing is kept then.
+            and the first 20 named. Nothing is kept then.
         StorageError: the cache cannot be written.
     """
     name = fingerprint([key, renderer.fingerprint, code_version(), data.learn, data.too_long, context])
@@ -204,7 +213,7 @@ def _write(
     context: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> Ledger:
-    ledger, errors, records, tokens = Ledger(), _Errors(), _Records(), 0
+    ledger, errors, records, tokens = Ledger(), Refusals(), _Records(), 0
     rows = iter(examples)
     options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, SCHEMA, options=options) as writer:
@@ -212,19 +221,19 @@ def _write(
             for example, fitted in _fitted(batch, renderer, data, context, errors):
                 learned = ledger.add(example.source, fitted.sequences, cut=fitted.cut, reason=fitted.reason)
                 if fitted.sequences and not learned:
-                    errors.add(_teaches_nothing(example.source))
+                    errors.add(teaches_nothing(example.source))
                 elif fitted.sequences:
                     records.add(example.source, fitted.sequences)
                     tokens += sum(len(sequence.tokens) for sequence in fitted.sequences)
             for record in records.batch():
                 writer.write_batch(record)
             if on_progress:
-                on_progress(len(ledger.lines), tokens)
+                on_progress(ledger.rows, tokens)
     errors.raise_if_any()
     return ledger
 
 
-def _fitted(batch: list[Example], renderer: Renderer, data: DataSpec, context: int, errors: _Errors) -> Iterator[tuple[Example, Fitted]]:
+def _fitted(batch: list[Example], renderer: Renderer, data: DataSpec, context: int, errors: Refusals) -> Iterator[tuple[Example, Fitted]]:
     """Rows of a batch that render, their texts encoded together."""
     strands: list[tuple[Example, list[Strand]]] = []
     for example in batch:
@@ -239,40 +248,6 @@ def _fitted(batch: list[Example], renderer: Renderer, data: DataSpec, context: i
             yield example, fit(renderer, example, sequences, learn=data.learn, context=context, policy=data.too_long)
         except DataError as error:
             errors.add(error)
-
-
-class _Errors:
-    """Everything wrong with the rows, to be told at once."""
-
-    def __init__(self) -> None:
-        self.first: list[DataError] = []
-        self.count = 0
-
-    def add(self, error: DataError) -> None:
-        self.count += 1
-        if len(self.first) < LISTED:
-            self.first.append(error)
-
-    def raise_if_any(self) -> None:
-        if self.count == 1:
-            raise self.first[0]
-        if self.count:
-            more = f"\n... and {self.count - LISTED:,} more" if self.count > LISTED else ""
-            lines = "\n".join(f"{error.where}: {error.what}" for error in self.first)
-            remedies = " ".join(dict.fromkeys(error.remedy for error in self.first))
-            codes = {error.code for error in self.first}
-            raise DataError(
-                f"{self.count:,} rows do not pass:\n{lines}{more}\n", remedy=remedies, code=codes.pop() if len(codes) == 1 else ""
-            )
-
-
-def _teaches_nothing(source: Source) -> DataError:
-    return DataError(
-        "The row teaches nothing: none of its tokens is learned.",
-        where=str(source),
-        remedy="Give it an answer, raise a weight above 0, or leave the row out.",
-        code="nothing_learned",
-    )
 
 
 def _checksum(file: Path) -> int:
