@@ -80,11 +80,21 @@ def inspect(spec: Spec, renderer: Renderer, *, context: int, listen: Listener) -
         on_progress=lambda done, total: listen(Progress("check", done, total, "bytes")),
     )
     listen(Note(f"{report.rows:,} rows, format {report.recognition.format}: {report.recognition.reason}"))
-    for problem in [p for p in report.problems if p.severity == "warning"][:SHOWN]:
-        listen(Note(str(problem), level="warning"))
+    for text in _warnings(report):
+        listen(Note(text, level="warning"))
     if report.errors:
         raise DataRefused(report)
     return report
+
+
+def _warnings(report: Report) -> list[str]:
+    """One sentence per kind of warning: how often, and the first of it."""
+    first = {p.code: p for p in reversed(report.problems) if p.severity == "warning"}
+    told = []
+    for code, problem in reversed(first.items()):
+        times, row = report.counts[code], f"row {problem.row}: " if problem.row else ""
+        told.append(f"{code}{f', {times:,} times, first' if times > 1 else ''} {row}{problem.message}")
+    return told
 
 
 def prepare(spec: Spec, renderer: Renderer, *, context: int, listen: Listener) -> Prepared:

@@ -67,26 +67,14 @@ def attach(spec: Spec, model: Model) -> Any:
 def dress_rehearsal(training: Training, *, listen: Listener) -> Training:
     """The longest pack, saving, loading, before step 1; the forecast is told, and what had to change is kept in the Spec."""
     listen(Stage("rehearse"))
-    session = _session(training)
-    forecast = rehearse(session)
+    session, train = _session(training), training.spec.train
+    forecast = rehearse(session, folder=training.folder.path, looks=session.steps // int(train.validate_every))
     for change in forecast.changes:
         listen(Note(change, level="warning"))
-    listen(
-        Note(
-            forecast_text(forecast),
-            data={"seconds": forecast.seconds, "peak_bytes": forecast.peak_bytes, "disk_bytes": forecast.disk_bytes},
-        )
-    )
-    train = training.spec.train.model_copy(update={"tokens_per_pack": forecast.tokens_per_pack})
-    training.spec = training.spec.model_copy(update={"train": train})
+    listen(Note(str(forecast), data=forecast.to_json()))
+    update = {"tokens_per_pack": forecast.tokens_per_pack}
+    training.spec = training.spec.model_copy(update={"train": train.model_copy(update=update)})
     return training
-
-
-def forecast_text(forecast: Any) -> str:
-    """The forecast in one line."""
-    minutes = forecast.seconds / 60
-    time = f"{minutes:.0f} min" if minutes >= 2 else f"{forecast.seconds:.0f} s"
-    return f"forecast: about {time}, {forecast.peak_bytes / 1e9:.1f} GB of memory at most, {forecast.disk_bytes / 1e6:.0f} MB on disk"
 
 
 def fit(training: Training, *, listen: Listener) -> None:
