@@ -3,6 +3,7 @@
 Memory is a formula, not a measurement; `luthier tune` rehearses the real thing before it starts. In bytes, for P parameters of
 which L lie in the linears of the blocks, width D, d blocks, vocabulary V and a pack of T = 1,024 tokens:
 
+    the program         0.5e9                    Python, torch and transformers, measured
     frozen weights      2 P                      bfloat16
     adapter             16 A,  A = about 1 % of L at rank 16: fp32 weight, gradient and two moments of AdamW
     activations         34 T D d                 bfloat16, kept per block for backward (Korthikanti et al., arXiv 2205.05198, eq. 2 without
@@ -24,6 +25,7 @@ BUNDLED = Path(__file__).parent / "bundled"
 
 _PACK_TOKENS = 1024
 _LOGIT_CHUNK = 256
+_PROGRAM_BYTES = 500_000_000
 
 
 class Entry(Strict):
@@ -70,7 +72,7 @@ class Entry(Strict):
 
     @property
     def _working_bytes(self) -> int:
-        return 34 * _PACK_TOKENS * self.width * self.blocks + 6 * self.vocabulary * _LOGIT_CHUNK
+        return _PROGRAM_BYTES + 34 * _PACK_TOKENS * self.width * self.blocks + 6 * self.vocabulary * _LOGIT_CHUNK
 
 
 @cache

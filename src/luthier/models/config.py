@@ -18,7 +18,6 @@ from luthier.core.errors import ModelError
 from luthier.models.families import family_of
 
 _CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
-_KERNELS = ("implementation", "kernel")
 _PACKED = ("quantization_config", "compression_config")
 
 
@@ -84,7 +83,7 @@ def refuse(content: dict[str, Any], *, where: str = "") -> None:
             )
         if key in _PACKED:
             raise _refused(path, value, where, "Packed weights are not read yet: choose the original bfloat16 model.", "packed_weights")
-        if any(word in key.lower() for word in _KERNELS) and not key.endswith("_autoset"):
+        if _chooses_kernel(key.lower(), value):
             raise _refused(path, value, where, "A model does not choose its kernels here: remove the key from config.json.", "kernel")
 
 
@@ -94,6 +93,15 @@ def _walk(content: Any, path: str) -> Iterator[tuple[str, str, Any]]:
         here = f"{path}.{key}" if path else str(key)
         yield here, str(key), value
         yield from _walk(value, here)
+
+
+def _chooses_kernel(key: str, value: Any) -> bool:
+    """``attn_implementation`` in any spelling, anything called a kernel, and every implementation with a slash (a repository to fetch).
+
+    ``cache_implementation: hybrid`` of Gemma 3, and the ``_autoset`` flag older writers left behind, choose nothing.
+    """
+    named = ("attn_implementation" in key and not key.endswith("_autoset")) or ("kernel" in key and not isinstance(value, int))
+    return named or ("implementation" in key and "/" in str(value))
 
 
 def _refused(path: str, value: Any, where: str, remedy: str, code: str) -> ModelError:

@@ -108,7 +108,7 @@ def _from_hub(repo: str, *, name: str, download: bool) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=_WANTED, local_files_only=not download))
     except LocalEntryNotFoundError as error:
-        remedy = "The hub did not answer." if download else f"Fetch it once with: luthier models --download {name}"
+        remedy = "The hub did not answer." if download else f"Fetch it once with: luthier models {name} --download"
         raise NotFound(f"{repo} is not on this machine.", remedy=remedy, code="unknown_model") from error
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         raise NotFound(

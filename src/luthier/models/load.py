@@ -116,6 +116,7 @@ def _read_network(config: PretrainedConfig, folder: Path, dtype: torch.dtype) ->
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they come back in `found` and are named
             )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"The weights do not load: {error}", where=str(folder), remedy="Fetch the model again.", code="weights") from error
@@ -137,7 +138,7 @@ def _check_header(file: Path) -> None:
 def _check_complete(found: dict[str, Any], folder: Path) -> None:
     """transformers fills missing weights with random numbers and says so in a log line; here it is an error."""
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        names = sorted(str(key) for key in found.get(kind, ()))
+        names = sorted(key if isinstance(key, str) else str(key[0]) for key in found.get(kind, ()))
         if names:
             raise ModelError(
                 f"{len(names)} weights are {kind.removesuffix('_keys')}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}.",

@@ -1,0 +1,41 @@
+"""Methods: which weights can move, with every setting and its default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from luthier.cli.answer import answer, table
+
+
+def run(
+    name: Annotated[str, typer.Argument(help="One method; left out, all are shown.")] = "",
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Show methods and their settings: --method NAME --set method.SETTING=VALUE."""
+    from luthier.core.registry import Folder
+
+    folder = Folder("luthier.methods", "method")
+    content = {"methods": [_described(folder.load(one)) for one in ([name] if name else folder.names())]}
+    answer(content, json=json, show=lambda: _show(content["methods"]))
+
+
+def _described(module: Any) -> dict[str, Any]:
+    settings = [
+        {"name": key, "default": field.get_default(call_default_factory=True), "help": (field.description or "").replace("\n", " ")}
+        for key, field in module.Options.model_fields.items()
+    ]
+    return {
+        "name": module.__name__.rpartition(".")[2],
+        "help": (module.__doc__ or "").strip().splitlines()[0],
+        "supports": sorted(module.Method.supports),
+        "settings": settings,
+        "schema": module.Options.model_json_schema(),
+    }
+
+
+def _show(methods: list[dict[str, Any]]) -> None:
+    for method in methods:
+        typer.echo(f"{method['name']}: {method['help']}\n  can: {', '.join(method['supports'])}")
+        table(("setting", "default", "what it is"), [(f"method.{s['name']}", s["default"], s["help"]) for s in method["settings"]])

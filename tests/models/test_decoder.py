@@ -1,0 +1,100 @@
+"""The decoder family against transformers' own forward, type by type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from luthier.core.errors import ModelError
+from luthier.models.families import decoder, family_of, model_types
+from luthier.models.sight import Sight
+from luthier.models.slot import place
+
+Make = Callable[..., Any]
+
+SPECIAL: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "bos_token_id": 1},
+    "gemma2": {"sliding_window": 6, "final_logit_softcapping": None},
+    "gemma3_text": {"sliding_window": 6},
+    "mistral": {"sliding_window": 6},
+    "phi3": {"sliding_window": 6},
+}
+"""What a type needs to be tiny, and a window shorter than the rows where it knows windows."""
+
+FUSED = {"gpt2", "gpt_neox", "phi3"}
+"""Types that keep q, k and v in one matrix."""
+
+
+@pytest.mark.parametrize("kind", model_types())
+def test_every_type_equals_transformers_on_a_tree(kind: str, tiny_model: Make) -> None:
+    """Two rows that share nine tokens, laid out as one tree, against each row alone through transformers' eager attention."""
+    model = tiny_model(model_type=kind, **SPECIAL.get(kind, {}))
+    plain = AutoModelForCausalLM.from_config(deepcopy(model.config), attn_implementation="eager").eval()
+    plain.load_state_dict(model.network.state_dict())
+    shared, first, second = [7, 5, 250, 17, 3, 99, 12, 8, 41], [30, 31, 32], [90, 91]
+    tokens_T = torch.tensor(shared + first + second)
+    positions_T = np.array([*range(12), 9, 10])
+    ends_T = np.array([14] * 9 + [12] * 3 + [14] * 2)
+    states_TD = model.states(tokens_T=tokens_T, positions_T=torch.from_numpy(positions_T), sight=Sight(ends_T, positions_T))
+    for row, places in ((shared + first, range(12)), (shared + second, [*range(9), 12, 13])):
+        with torch.no_grad():
+            expected = plain(torch.tensor([row])).logits[0]
+            torch.testing.assert_close(model.head()(states_TD[list(places)]), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", model_types())
+def test_parts_are_found(kind: str, tiny_model: Make) -> None:
+    model = tiny_model(model_type=kind, **SPECIAL.get(kind, {}))
+    assert model.family is family_of(kind) is decoder
+    assert len(model.blocks()) == 2
+    assert model.embedding().num_embeddings == model.head().out_features == 320
+    linears = model.linears()
+    assert len(linears) == (8 if kind in FUSED else 14)
+    assert all(model.network.get_submodule(path) is linear for path, linear in linears.items())
+    assert bool(decoder.groups(model.blocks()[0])) == (kind not in FUSED)
+    assert model.context == 128
+
+
+def test_grouped_linears_do_read_the_same_input(tiny_model: Make) -> None:
+    model = tiny_model(model_type="qwen3")
+    block, seen = model.blocks()[0], {}
+    for name, linear in decoder.linears(block).items():
+        linear.register_forward_hook(lambda module, inputs, output, name=name: seen.__setitem__(name, inputs[0]))
+    model.states(tokens_T=torch.arange(5), positions_T=torch.arange(5), sight=Sight(np.full(5, 5), np.arange(5)))
+    for group in decoder.groups(block):
+        assert len({id(seen[name]) for name in group}) == 1
+    assert len({id(x) for x in seen.values()}) == 4
+
+
+def test_linears_are_seen_through_slots(tiny_model: Make) -> None:
+    model = tiny_model()
+    before = model.linears()
+    for path in before:
+        place(model.network, path)
+    assert model.linears() == before
+    assert all(isinstance(linear, nn.Linear) for linear in before.values())
+
+
+def test_context_stops_where_rotary_frequencies_begin_to_change(tiny_model: Make) -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+    assert tiny_model(rope_parameters=rope).context == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"model_type": "gemma2"}, r"a soft cap on the token scores \(final_logit_softcapping = 30.0\)"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "attention that looks forward"),
+        ({"model_type": "t5"}, "A model of type 't5' is not one Luthier tunes yet.*It reads: gemma"),
+    ],
+)
+def test_what_would_be_computed_wrongly_is_refused(changes: dict[str, Any], text: str, tiny_model: Make) -> None:
+    with pytest.raises(ModelError, match=text):
+        tiny_model(**changes)
