@@ -97,7 +97,7 @@ def opened(path: Path, on_bytes: OnBytes | None = None) -> Iterator[Stream]:
         NotFound: there is no such file. StorageError: it cannot be read. DataError: see `Stream.piece`.
     """
     try:
-        raw = open(path, "rb")
+        raw = open(path, "rb")  # noqa: SIM115 -- closed below, outside of the except clauses
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound("There is no such file.", where=str(path), remedy="Check the name and the folder.") from error
     except IsADirectoryError as error:

@@ -129,7 +129,9 @@ class _Scan:
             kinds = Counter(each.kind for each in found if each.secret is secret)
             if kinds:
                 told = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
-                remedy = "Remove it: a tuned model can repeat it." if secret else "Replace it by a placeholder, unless the model is to learn it."
+                remedy = (
+                    "Remove it: a tuned model can repeat it." if secret else "Replace it by a placeholder, unless the model is to learn it."
+                )
                 self._warn(example.source.row, code, f"The row seems to hold {told}.", remedy)
 
     def _exact(self) -> set[int]:
@@ -148,7 +150,8 @@ class _Scan:
                 message = f"The row is nearly row {first}: about {share:.0%} in common (from {NEAR_SHARE:.0%} on it is told)."
                 self._warn(row, "near_duplicate", message, "Keep one if they teach the same.", error=not self.data.allow_near_duplicates)
         if self.signatures.passed_over:
-            message = f"Near duplicates were looked for in the first {self.signatures.limit:,} rows; {self.signatures.passed_over:,} rows came after them."
+            limit, after = self.signatures.limit, self.signatures.passed_over
+            message = f"Near duplicates were looked for in the first {limit:,} rows; {after:,} rows came after them."
             self.report.notes.append(message)
 
     def _few(self) -> None:
@@ -160,7 +163,8 @@ class _Scan:
         self.report.labels = dict(self.labels.most_common())
         if len(self.labels) < 2:
             return
-        (common, most), rare = self.labels.most_common(1)[0], [(label, n) for label, n in self.labels.items() if n * IMBALANCE <= self.labels.most_common(1)[0][1]]
+        common, most = self.labels.most_common(1)[0]
+        rare = [(label, count) for label, count in self.labels.items() if count * IMBALANCE <= most]
         if rare:
             told = ", ".join(f"{label} ({count})" for label, count in sorted(rare, key=lambda each: each[1])[:5])
             message = f"{len(rare)} labels are at least {IMBALANCE} times rarer than {common} ({most:,} rows): {told}."

@@ -25,7 +25,9 @@ def content(example: Example) -> bytes:
 
 def _more(messages: list[Message]) -> bytes:
     """The rarer parts of messages."""
-    rare = [[index, message.thinking, message.tool_calls] for index, message in enumerate(messages) if message.tool_calls or message.thinking]
+    rare = [
+        [index, message.thinking, message.tool_calls] for index, message in enumerate(messages) if message.tool_calls or message.thinking
+    ]
     return dumps(rare) if rare else b""
 
 

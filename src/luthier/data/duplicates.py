@@ -2,8 +2,8 @@
 
 Exact: 16 bytes of hash and 4 of row number per row, sorted once at the end.
 
-Near: one-permutation MinHash (Li, Owen, Zhang 2012, arXiv:1208.1259), densified by borrowing from the next filled bin (Shrivastava and Li 2014,
-arXiv:1406.4784), over 8-byte shingles of the lower-case words, all in numpy: each byte position costs one hash and one minimum, where
+Near: one-permutation MinHash (Li, Owen, Zhang 2012, arXiv:1208.1259), densified by borrowing from the next filled bin (Shrivastava and Li
+2014, arXiv:1406.4784), over 8-byte shingles of the lower-case words, all in numpy: each byte position costs one hash and one minimum, where
 datasketch hashes every shingle in Python and takes 128 minima (it is the oracle in the tests). Signatures are 64 bins of 16 bits, 128
 bytes a row; 16 bands of 4 bins find candidates, the share of equal bins (of all 64; standard error 0.05) decides.
 """

@@ -1,7 +1,7 @@
 """From the bytes of one JSON row to its fields, or to exactly what is wrong with it. The one door to orjson.
 
-orjson reads 454 MB/s where the standard library reads 69 (one core, rows of about 550 bytes, measured here), and is stricter: it refuses NaN,
-raw control characters, halves of surrogate pairs and nesting beyond 1,024, each of which would fail later and further from its cause.
+orjson reads 454 MB/s where the standard library reads 69 (one core, rows of about 550 bytes, measured), and is stricter: it refuses NaN, raw
+control characters, halves of surrogate pairs and nesting beyond 1,024, each of which would fail later and further from its cause.
 What it does not tell is a key given twice; `_keys` finds that at the cost of counting.
 """
 
@@ -37,7 +37,6 @@ class Flaw(NamedTuple):
     severity: str = "error"
 
 
-_SPACED_COLON = re.compile(rb"\s:")
 _NOT_A_NUMBER = re.compile(rb"(?<![\w\"])-?(NaN|Infinity)(?![\w\"])")
 
 
@@ -53,7 +52,7 @@ def parse(raw: bytes, row: int) -> Record | Flaw:
         return _unreadable(raw, row, error)
     if type(fields) is not dict:
         return Flaw(row, "", "not_an_object", f"The row is {_noun(fields)}, not an object with fields.", "Write one {...} per row.")
-    if raw.count(b'":') != _keys(fields) or _SPACED_COLON.search(raw):
+    if raw.count(b'":') != _keys(fields) or b" :" in raw or b"\t:" in raw or b"\n:" in raw:
         twice = _key_given_twice(raw)
         if twice:
             return Flaw(row, twice, "duplicate_key", f"The key {twice!r} is given twice; only one could count.", "Keep one of them.")

@@ -1,4 +1,4 @@
-"""From a file to Examples, streaming: the container gives rows, the reader gives them meaning, and what is wrong comes along as Problems."""
+"""From a file to Examples, streaming: the container gives rows, the reader their meaning, and what is wrong comes along as Problems."""
 
 from __future__ import annotations
 
@@ -99,7 +99,15 @@ class _Unused:
     def problems(self, file: str) -> Iterator[Problem]:
         for key, (row, count) in self._seen.items():
             message = f"The field {key!r} is not used; rows that have it: {count:,}, first here."
-            yield Problem(file, row, key, "unknown_field", message, "Leave it, or name it in data.group if rows of one value belong together.", "warning")
+            yield Problem(
+                file,
+                row,
+                key,
+                "unknown_field",
+                message,
+                "Leave it, or name it in data.group if rows of one value belong together.",
+                "warning",
+            )
 
 
 @lru_cache(maxsize=4096)

@@ -37,7 +37,13 @@ class Recognition:
 
     def to_json(self) -> dict[str, Any]:
         """As plain fields."""
-        return {"format": self.format, "confidence": round(self.confidence, 3), "reason": self.reason, "container": self.container, **self.details}
+        return {
+            "format": self.format,
+            "confidence": round(self.confidence, 3),
+            "reason": self.reason,
+            "container": self.container,
+            **self.details,
+        }
 
 
 def recognise(path: Path, *, format: str = "auto") -> Recognition:
@@ -71,7 +77,9 @@ def _container(head: Head) -> tuple[str, Fit]:
     _refuse_foreign(head)
     fits = {name: fit for name in CONTAINERS.names() if (fit := CONTAINERS.load(name).fits(head))}
     if not fits:
-        raise DataError("This is not a file of rows.", where=str(head.path), remedy="Use JSONL, JSON, CSV, TSV, Parquet or text.", code="unknown_format")
+        raise DataError(
+            "This is not a file of rows.", where=str(head.path), remedy="Use JSONL, JSON, CSV, TSV, Parquet or text.", code="unknown_format"
+        )
     name = max(fits, key=lambda each: fits[each].confidence)
     return name, fits[name]
 
@@ -79,7 +87,9 @@ def _container(head: Head) -> tuple[str, Fit]:
 def _refuse_foreign(head: Head) -> None:
     """Two near misses that deserve their own words."""
     if head.start[:2] in (b"\xff\xfe", b"\xfe\xff") and head.suffix not in (".csv", ".tsv", ".tab"):
-        raise DataError("The file is UTF-16.", where=str(head.path), remedy="Save it as UTF-8: iconv -f UTF-16 -t UTF-8.", code="invalid_utf8")
+        raise DataError(
+            "The file is UTF-16.", where=str(head.path), remedy="Save it as UTF-8: iconv -f UTF-16 -t UTF-8.", code="invalid_utf8"
+        )
     if head.suffix == ".json" and head.start.lstrip()[:1] == b"{" and not head.start.split(b"\n")[0].rstrip().endswith(b"}"):
         raise DataError(
             "The file is one JSON object, not rows.",
@@ -88,7 +98,12 @@ def _refuse_foreign(head: Head) -> None:
             code="unknown_format",
         )
     if head.start[:4] == b"PK\x03\x04":
-        raise DataError("This is a zip archive (or an Excel workbook).", where=str(head.path), remedy="Unpack it, or save as CSV.", code="unknown_format")
+        raise DataError(
+            "This is a zip archive (or an Excel workbook).",
+            where=str(head.path),
+            remedy="Unpack it, or save as CSV.",
+            code="unknown_format",
+        )
 
 
 def _sample(path: Path, container: str, details: dict[str, Any]) -> list[dict[str, Any]]:
@@ -99,7 +114,9 @@ def _sample(path: Path, container: str, details: dict[str, Any]) -> list[dict[st
 
 def _reader(path: Path, rows: list[dict[str, Any]]) -> tuple[str, float, str]:
     if not rows:
-        raise DataError("No row at the beginning of the file can be read.", where=str(path), remedy="Look at its first lines.", code="unknown_format")
+        raise DataError(
+            "No row at the beginning of the file can be read.", where=str(path), remedy="Look at its first lines.", code="unknown_format"
+        )
     scores = {name: sum(READERS.load(name).fits(row) for row in rows) / len(rows) for name in READERS.names()}
     best = max(scores, key=lambda name: scores[name])
     if scores[best] < 0.3:
@@ -119,6 +136,6 @@ def _nothing_fits(path: Path, rows: list[dict[str, Any]]) -> DataError:
         )
     known = "; ".join(f"{name}: {READERS.load(name).SHAPE}" for name in READERS.names())
     fields = ", ".join(key for key, _ in seen) or "none"
-    return DataError(f"The rows have fields that no format has: {fields}.", where=str(path), remedy=f"Formats are {known}.", code="unknown_format")
-
-
+    return DataError(
+        f"The rows have fields that no format has: {fields}.", where=str(path), remedy=f"Formats are {known}.", code="unknown_format"
+    )

@@ -9,6 +9,8 @@ from typing import Any
 from luthier.core.problem import Problem
 from luthier.data.recognise import Recognition
 
+UNKNOWN = Recognition("unknown", 0.0, "No format fits.")
+
 KEPT = 1000
 """Problems kept per code; the rest is counted. A million rows with the same fault must not fill the memory."""
 
@@ -24,7 +26,7 @@ class Report:
     """
 
     file: str
-    recognition: Recognition = Recognition("unknown", 0.0, "No format fits.")
+    recognition: Recognition = UNKNOWN
     bytes: int = 0
     rows: int = 0
     good: int = 0

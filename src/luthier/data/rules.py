@@ -36,7 +36,13 @@ def _text(example: Example, learn: str) -> Iterator[Finding]:
 def _completion(example: Example, learn: str) -> Iterator[Finding]:
     prompt, completion = example.messages
     if not completion.content.strip():
-        yield "completion", "empty_answer", "The completion is empty: nothing would be learned.", "Write the answer, or delete the row.", "error"
+        yield (
+            "completion",
+            "empty_answer",
+            "The completion is empty: nothing would be learned.",
+            "Write the answer, or delete the row.",
+            "error",
+        )
     if not prompt.content.strip():
         yield "prompt", "empty_prompt", "The prompt is empty.", "Write the question; for plain text use rows with a field text.", "warning"
 
@@ -69,7 +75,13 @@ _BY_FORM: dict[str, Any] = {"text": _text, "completion": _completion, "chat": _c
 def _order(messages: Sequence[Message], field: str, *, prompt: bool = False) -> Iterator[Finding]:
     """System turns come first, then a user; answers of tools follow their calls; the last turn is an answer (in a prompt: a question)."""
     if not messages:
-        yield field, "no_assistant" if not prompt else "empty_prompt", "There are no messages.", "Write the conversation, or delete the row.", "error"
+        yield (
+            field,
+            "no_assistant" if not prompt else "empty_prompt",
+            "There are no messages.",
+            "Write the conversation, or delete the row.",
+            "error",
+        )
         return
     before = ""
     for index, message in enumerate(messages):
@@ -79,13 +91,31 @@ def _order(messages: Sequence[Message], field: str, *, prompt: bool = False) -> 
         elif role == "assistant" and before in ("", *_LEADING):
             yield f"{field}.{index}", "wrong_order", "The assistant speaks before any user.", "Begin with a user turn.", "error"
         elif role == "tool" and not (before == "tool" or (index and messages[index - 1].tool_calls)):
-            yield f"{field}.{index}", "wrong_order", "A tool answers without having been called.", "Put the call (tool_calls) before it.", "error"
+            yield (
+                f"{field}.{index}",
+                "wrong_order",
+                "A tool answers without having been called.",
+                "Put the call (tool_calls) before it.",
+                "error",
+            )
         elif role == before == "user":
-            yield f"{field}.{index}", "repeated_role", "Two user turns follow each other; some templates refuse that.", "Join them.", "warning"
+            yield (
+                f"{field}.{index}",
+                "repeated_role",
+                "Two user turns follow each other; some templates refuse that.",
+                "Join them.",
+                "warning",
+            )
         before = role
     if before != "assistant" and not prompt and any(message.role == "assistant" for message in messages):
         field = f"{field}.{len(messages) - 1}"
-        yield field, "ends_without_answer", f"The row ends with a {before} turn, which teaches nothing.", "Add the answer, or delete the turn.", "warning"
+        yield (
+            field,
+            "ends_without_answer",
+            f"The row ends with a {before} turn, which teaches nothing.",
+            "Add the answer, or delete the turn.",
+            "warning",
+        )
 
 
 def _answers(messages: Sequence[Message], field: str, learn: str) -> Iterator[Finding]:
@@ -95,10 +125,22 @@ def _answers(messages: Sequence[Message], field: str, learn: str) -> Iterator[Fi
     for index, message in answers:
         if not message.content.strip() and not message.tool_calls:
             severity: Severity = "error" if message.weight else "warning"
-            yield f"{field}.{index}.content", "empty_answer", "The assistant says nothing.", "Write the answer, or delete the turn.", severity
+            yield (
+                f"{field}.{index}.content",
+                "empty_answer",
+                "The assistant says nothing.",
+                "Write the answer, or delete the turn.",
+                severity,
+            )
     learned = answers[-1:] if learn == "last_answer" else answers
     if learned and learn != "everything" and not any(message.weight for _, message in learned):
-        yield field, "teaches_nothing", "Every answer has weight 0: the row teaches nothing.", "Give one answer weight 1, or delete the row.", "error"
+        yield (
+            field,
+            "teaches_nothing",
+            "Every answer has weight 0: the row teaches nothing.",
+            "Give one answer weight 1, or delete the row.",
+            "error",
+        )
 
 
 def _tools(messages: Sequence[Message], tools: Sequence[dict[str, Any]], field: str) -> Iterator[Finding]:
@@ -110,10 +152,28 @@ def _tools(messages: Sequence[Message], tools: Sequence[dict[str, Any]], field: 
             name, arguments = call["function"]["name"], call["function"].get("arguments")
             if name not in names:
                 known = f"its tools are {', '.join(sorted(names))}" if names else "the row has no tools"
-                yield f"{place}.name", "tool_call_without_tool", f"{name!r} is called, but {known}.", "Add the tool to the row's tools.", "error"
+                yield (
+                    f"{place}.name",
+                    "tool_call_without_tool",
+                    f"{name!r} is called, but {known}.",
+                    "Add the tool to the row's tools.",
+                    "error",
+                )
             if isinstance(arguments, str) and type(loads(arguments or "{}")) is not dict:
-                yield f"{place}.arguments", "bad_tool_arguments", "The arguments are not a JSON object.", 'Write JSON, e.g. "{\\"city\\": \\"Oslo\\"}".', "error"
+                yield (
+                    f"{place}.arguments",
+                    "bad_tool_arguments",
+                    "The arguments are not a JSON object.",
+                    'Write JSON, e.g. "{\\"city\\": \\"Oslo\\"}".',
+                    "error",
+                )
             called.add(call["id"])
         if message.role == "tool" and message.tool_call_id and message.tool_call_id not in called:
             place = f"{field}.{index}.tool_call_id"
-            yield place, "wrong_order", f"No call before has the id {message.tool_call_id!r}.", "Use the id of the call it answers.", "error"
+            yield (
+                place,
+                "wrong_order",
+                f"No call before has the id {message.tool_call_id!r}.",
+                "Use the id of the call it answers.",
+                "error",
+            )

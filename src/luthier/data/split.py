@@ -23,7 +23,6 @@ from luthier.core.spec import DataSpec
 from luthier.data.bytes import OnBytes
 from luthier.data.check import FEWEST_ROWS, digests
 from luthier.data.content import content, digest
-
 from luthier.data.json_rows import Flaw, Record, compact
 from luthier.data.read import read, records
 from luthier.data.recognise import Recognition, recognise
@@ -152,6 +151,3 @@ def write_split(path: Path, split: Split, *, train: Path, valid: Path, data: Dat
                 (valid_sink if item.row in held else train_sink).write(compact(item.fields) + b"\n")
             elif isinstance(item, Flaw) and item.severity == "error":
                 raise DataError(item.message, where=f"{path} row {item.row}", remedy=item.remedy, code=item.code)
-
-
-

@@ -1,4 +1,4 @@
-"""What a table of characters is: its encoding, delimiter, quoting, header, and which column plays which part. Guessed once, reported always."""
+"""What a table of characters is: encoding, delimiter, quoting, header, and which column plays which part. Guessed once, always reported."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def encoding(path: Path, start: bytes) -> str:
 def _single_byte(piece: bytes) -> str:
     """Western by default: short samples mislead statistics, and Windows-1252 is what spreadsheets write."""
     lines = [line for line in piece.split(b"\n") if not line.isascii()][:200]
-    best = from_bytes(b"\n".join(lines), cp_isolation=["cp1252", "latin_1", "cp1250", "cp1251", "shift_jis", "gb18030", "mac_roman"]).best()
+    best = from_bytes(b"\n".join(lines), cp_isolation=["cp1252", "cp1251", "shift_jis", "gb18030"]).best()
     return best.encoding if best and len(lines) >= 20 else "cp1252"
 
 

@@ -24,16 +24,21 @@ _SECRETS = (
     ("private key", "-----BEGIN", re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----")),
     ("API key", "sk-", re.compile(r"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{20,}")),
     ("AWS key", "AKIA", re.compile(r"\bAKIA[0-9A-Z]{16}\b")),
-    ("GitHub token", "gh", re.compile(r"\bgh[pousr]_[A-Za-z0-9]{36,}")),
+    ("GitHub token", "ghp_", re.compile(r"\bghp_[A-Za-z0-9]{36,}")),
+    ("GitHub token", "github_pat_", re.compile(r"\bgithub_pat_[A-Za-z0-9_]{22,}")),
     ("Slack token", "xox", re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}")),
     ("Google key", "AIza", re.compile(r"\bAIza[A-Za-z0-9_-]{35}")),
     ("JSON web token", "eyJ", re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")),
     ("password", "assword", re.compile(r"\b[Pp]assword\s*(?:is\s+|[:=]\s*)[\"']?(?=\S*\d)[^\s\"',.;]{6,}")),
 )
 _EMAIL = re.compile(r"\b[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,4}[A-Za-z]{2,}\b")
-_DIGITS = re.compile(r"\d[\d ().-]{6,}\d")
+_RUN = re.compile(r"\d(?:[ ().-]{0,2}\d){8,}")
+"""Nine digits with little between them: every number looked for below holds such a run, and few texts do."""
 _CARD = re.compile(r"\d(?:[ -]?\d){12,18}")
-_PHONE = re.compile(r"(?:\+|00)[1-9]\d{0,2}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){6,11}|\(\d{3}\) ?\d{3}[ .-]\d{4}|\b\d{3}[.-]\d{3}[.-]\d{4}\b")
+_PHONE = re.compile(
+    r"(?:\+|\b00)[1-9]\d{0,2}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){6,11}"  # international
+    r"|\(\d{3}\) ?\d{3}[ .-]\d{4}|\b\d{3}[.-]\d{3}[.-]\d{4}\b"  # North American
+)
 _SOCIAL = re.compile(r"\b(?!000|666|9\d\d)\d{3}-(?!00)\d\d-(?!0000)\d{4}\b")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b")
 
@@ -43,7 +48,7 @@ def find(text: str) -> list[Found]:
     found = [Found(kind, True, *match.span()) for kind, sign, pattern in _SECRETS if sign in text for match in pattern.finditer(text)]
     if "@" in text:
         found += [Found("e-mail address", False, *match.span()) for match in _EMAIL.finditer(text)]
-    if _DIGITS.search(text):
+    if _RUN.search(text):
         found += _numbers(text)
     return found
 

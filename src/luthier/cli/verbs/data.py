@@ -47,6 +47,36 @@ def check_file(
     return 0 if report.ok else 1
 
 
+@app.command("show")
+def show_rows(
+    file: File,
+    model: Annotated[str, typer.Option(help="Whose tokens: a name of the catalog or a folder.")] = "luthier-mini",
+    rows: Annotated[int, typer.Option(min=1, help="How many rows, from the first.")] = 3,
+    row: Annotated[int, typer.Option(min=0, help="Only this row (its line or record in FILE).")] = 0,
+    learn: Annotated[str, typer.Option(help="answers, last_answer or everything.")] = "answers",
+    format: Format = "auto",
+    json: Json = False,
+) -> None:
+    """Exactly which tokens of a row are learned: coloured on a terminal, between \u27e6 and \u27e7 elsewhere."""
+    from rich.console import Console
+
+    from luthier.data.show import chosen, print_row, shown
+
+    data = _spec(format=format, learn=learn)
+    renderer, _ = _model(model)
+    found = [(example, shown(example, renderer, learn=data.learn)) for example in chosen(file, format=data.format, rows=rows, row=row)]
+    content = [{"file": e.source.file, "row": e.source.row, "paths": [path.to_json() for path in paths]} for e, paths in found]
+
+    def show() -> None:
+        console = Console(highlight=False, markup=False)
+        for note in renderer.notes:
+            console.print(f"note: {note}")
+        for example, paths in found:
+            print_row(example, paths, console)
+
+    answer({"rows": content, "notes": renderer.notes}, json=json, show=show)
+
+
 @app.command("split")
 def split_file(
     file: File,
@@ -66,7 +96,13 @@ def split_file(
     with _progress("split", str(file)) as hear:
         split = plan_split(file, data=data, seed=seed, on_progress=hear)
         write_split(file, split, train=train, valid=heldout, data=data)
-    content = {"train": str(train), "heldout": str(heldout), "train_rows": len(split.train), "heldout_rows": len(split.valid), "reason": split.reason}
+    content = {
+        "train": str(train),
+        "heldout": str(heldout),
+        "train_rows": len(split.train),
+        "heldout_rows": len(split.valid),
+        "reason": split.reason,
+    }
     told = f"{split.reason}\n{train}  {len(split.train):,} rows\n{heldout}  {len(split.valid):,} rows\n"
     answer(content, json=json, show=lambda: print(told, end=""))
 

@@ -28,9 +28,7 @@ def fits(head: Head) -> Fit | None:
 
 def records(stream: Stream, details: dict[str, Any]) -> Iterator[Record | Flaw]:
     """Each element as a Record or a Flaw; rows are numbers of elements."""
-    row = 0
-    for element in _elements(stream):
-        row += 1
+    for row, element in enumerate(_elements(stream), start=1):
         if isinstance(element, bytes):
             yield parse(element, row)
         else:
@@ -43,11 +41,15 @@ def _elements(stream: Stream) -> Iterator[bytes | tuple[str, str, str]]:
     while piece := stream.piece():
         buffer, at, start = buffer[start:] + piece, at - start, 0
         if len(buffer) > MAX_ROW_BYTES + len(piece):
-            yield "row_too_big", f"The row is longer than {MAX_ROW_BYTES >> 20} MiB; the rest was not read.", "Split it; a quote or bracket may be missing."
+            yield (
+                "row_too_big",
+                f"The row is longer than {MAX_ROW_BYTES >> 20} MiB; the rest was not read.",
+                "Split it; a quote or bracket may be missing.",
+            )
             return
         for token in _TOKEN.finditer(buffer, at):
             begin, at = token.span()
-            step = _STEP.get(buffer[begin:at], None) if at - begin == 1 else None
+            step = _STEP.get(buffer[begin:at]) if at - begin == 1 else None
             if step is None:  # a string: nothing inside it is structure
                 continue
             if step == _OPEN_STRING:
@@ -65,10 +67,18 @@ def _elements(stream: Stream) -> Iterator[bytes | tuple[str, str, str]]:
                 return
         else:
             at = len(buffer)
-    yield "invalid_json", "The file ends in the middle of the array: the last rows are missing.", "Copy the file again, or close the array with ]."
+    yield (
+        "invalid_json",
+        "The file ends in the middle of the array: the last rows are missing.",
+        "Copy the file again, or close the array with ].",
+    )
 
 
 def _after(rest: bytes) -> Iterator[tuple[str, str, str]]:
     """Anything but space after the end of the array is a flaw: it would be lost silently."""
     if rest.strip():
-        yield "invalid_json", "There is more after the end of the array; it was not read.", "Write all rows into one array, or one per line."
+        yield (
+            "invalid_json",
+            "There is more after the end of the array; it was not read.",
+            "Write all rows into one array, or one per line.",
+        )

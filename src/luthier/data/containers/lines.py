@@ -35,7 +35,9 @@ def records(stream: Stream, details: dict[str, Any]) -> Iterator[Record | Flaw]:
         else:
             blank, first_blank = blank + 1, first_blank or row
     if blank:
-        yield Flaw(first_blank, "", "blank_line", f"{blank:,} blank lines, this is the first.", "Delete them; they are passed over.", "warning")
+        yield Flaw(
+            first_blank, "", "blank_line", f"{blank:,} blank lines, this is the first.", "Delete them; they are passed over.", "warning"
+        )
 
 
 def too_big(row: int) -> Flaw:

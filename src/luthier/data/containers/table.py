@@ -1,4 +1,4 @@
-"""A table of characters: ``.csv``, ``.tsv``, or the same under another name. Delimiter, encoding, quoting and header are guessed and reported.
+"""A table of characters: ``.csv``, ``.tsv``, or the same under another name. What it is made of is guessed and reported.
 
 Stray quotes survive: a quote that does not pair up is a character of its cell, and the rows after it stay rows.
 """
@@ -37,7 +37,13 @@ def fits(head: Head) -> Fit | None:
     header, why = has_header(sample)
     renamed, reason = parts(sample[1:] if header and sample[1:] else sample, sample[0] if header else None)
     names = sample[0] if header else [str(i) for i in range(1, width + 1)]
-    details = {"delimiter": mark, "encoding": code, "quotes": syntax, "header": header, "columns": [renamed.get(n, n.strip()) for n in names]}
+    details = {
+        "delimiter": mark,
+        "encoding": code,
+        "quotes": syntax,
+        "header": header,
+        "columns": [renamed.get(n, n.strip()) for n in names],
+    }
     told = f"{share:.0%} of its lines have {width} cells between {_spoken(mark)}; {why}" + (f"; {reason}" if reason else "")
     return Fit((0.95 if named else 0.7) * share, told, details)
 
@@ -85,7 +91,10 @@ def _rows(lines: _Lines, mark: str, quoting: Any, width: int) -> Iterator[tuple[
         except csv.Error:
             cells = []
         if lines.too_big:
-            yield row, Flaw(row, "", "row_too_big", f"The line is longer than {MAX_ROW_BYTES >> 20} MiB.", "Split it; a line end may be missing.")
+            yield (
+                row,
+                Flaw(row, "", "row_too_big", f"The line is longer than {MAX_ROW_BYTES >> 20} MiB.", "Split it; a line end may be missing."),
+            )
             continue
         if cells is None or not lines.taken:
             return

@@ -23,7 +23,11 @@ def fits(head: Head) -> Fit | None:
     if b"\x00" in head.start or head.start[:4] == b"PAR1" or head.suffix in (".json", ".jsonl", ".ndjson", ".yaml", ".xml", ".html"):
         return None
     ends = _cut(head.start)
-    told = {"separator": f"documents end with {SEPARATOR}", "blank": "a document is a block between blank lines", "line": "a document is a line"}[ends]
+    told = {
+        "separator": f"documents end with {SEPARATOR}",
+        "blank": "a document is a block between blank lines",
+        "line": "a document is a line",
+    }[ends]
     named = head.suffix in (".txt", ".text", ".md")
     return Fit(0.9 if named else 0.3, (f"its name ends in {head.suffix}; " if named else "nothing but text; ") + told, {"documents": ends})
 

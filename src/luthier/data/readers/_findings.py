@@ -39,5 +39,7 @@ class Findings:
 
     def wrong_type(self, field: str, wanted: str, value: Any) -> None:
         """The finding that `field` is not `wanted`."""
-        got = {dict: "an object", list: "a list", bool: "true or false", type(None): "missing or null", str: "text"}.get(type(value), "a number")
+        got = {dict: "an object", list: "a list", bool: "true or false", type(None): "missing or null", str: "text"}.get(
+            type(value), "a number"
+        )
         self.add(field, "wrong_type", f"Here should be {wanted}, but it is {got}.", "Correct the field.")

@@ -11,7 +11,19 @@ from luthier.data.readers._findings import Findings
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _PLAIN = frozenset({"role", "content"})
 _KNOWN = frozenset(
-    {"role", "content", "weight", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "thinking", "reasoning_content", "reasoning"}
+    {
+        "role",
+        "content",
+        "weight",
+        "name",
+        "tool_calls",
+        "tool_call_id",
+        "function_call",
+        "refusal",
+        "thinking",
+        "reasoning_content",
+        "reasoning",
+    }
 )
 _IGNORED = frozenset({"annotations", "audio", "id"})
 
@@ -58,7 +70,9 @@ def _unknown(entry: dict[str, Any], field: str, findings: Findings) -> None:
         findings.add(f"{field}.{key}", "unknown_field", f"A message has no field {key!r}.", did_you_mean(key, _KNOWN))
     for key in entry.keys() & _IGNORED:
         if entry[key]:
-            findings.add(f"{field}.{key}", "unknown_field", f"The field {key!r} of a message is not learned.", "Leave it, or delete it.", "warning")
+            findings.add(
+                f"{field}.{key}", "unknown_field", f"The field {key!r} of a message is not learned.", "Leave it, or delete it.", "warning"
+            )
 
 
 def _role(value: Any, field: str, findings: Findings) -> str:
@@ -66,7 +80,9 @@ def _role(value: Any, field: str, findings: Findings) -> str:
         return "tool"
     if value not in ROLES if isinstance(value, str) else True:
         remedy = did_you_mean(str(value), ROLES) if value is not None else "Give the message a role."
-        findings.add(f"{field}.role", "wrong_role", f"There is no role {value!r}." if value is not None else "The message has no role.", remedy)
+        findings.add(
+            f"{field}.role", "wrong_role", f"There is no role {value!r}." if value is not None else "The message has no role.", remedy
+        )
         return ""
     return str(value)
 
@@ -80,7 +96,9 @@ def _content(value: Any, field: str, findings: Findings) -> str:
         if type(part) is dict and type(part.get("text")) is str and part.get("type", "text") in ("text", "input_text", "output_text"):
             words.append(part["text"])
         elif type(part) is dict and isinstance(part.get("type"), str):
-            findings.add(f"{field}.{index}", "unsupported_media", f"A part of type {part['type']!r} cannot be learned.", "Use rows of text.")
+            findings.add(
+                f"{field}.{index}", "unsupported_media", f"A part of type {part['type']!r} cannot be learned.", "Use rows of text."
+            )
         else:
             findings.wrong_type(f"{field}.{index}", "a part with its text", part)
     return "".join(words)

@@ -69,10 +69,12 @@ def _calls(value: str, field: str, findings: Findings, before: list[Message]) ->
     content = loads(value)
     entries = content if type(content) is list else [content]
     number = 1 + sum(len(turn.tool_calls) for turn in before)
-    calls = []
+    calls: list[dict[str, Any]] = []
     for entry in entries:
         if type(entry) is not dict or type(entry.get("name")) is not str:
-            findings.add(field, "bad_tool_call", "The call is not JSON with a name and arguments.", 'Write {"name": ..., "arguments": {...}}.')
+            findings.add(
+                field, "bad_tool_call", "The call is not JSON with a name and arguments.", 'Write {"name": ..., "arguments": {...}}.'
+            )
             return []
         function = {"name": entry["name"], "arguments": entry.get("arguments", {})}
         calls.append({"id": f"call_{number + len(calls)}", "type": "function", "function": function})

@@ -1,6 +1,7 @@
-"""Alpaca's rows: ``{"instruction": "Translate.", "input": "Hello", "output": "Hallo"}``; ``input``, ``system`` and ``history`` may be missing.
+"""Alpaca's rows: ``{"instruction": "Translate.", "input": "Hello", "output": "Hallo"}``; ``input``, ``system``, ``history`` may be missing.
 
-The question is the instruction, then an empty line, then the input. Self-instruct's rows (``instances`` with one input and output) are the same thing.
+The question is the instruction, then an empty line, then the input. Self-instruct's rows (``instances`` with one input and output) are the
+same thing.
 """
 
 from __future__ import annotations

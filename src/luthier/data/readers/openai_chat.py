@@ -27,7 +27,12 @@ def fits(row: dict[str, Any]) -> float:
 def example(row: dict[str, Any], source: Source, findings: Findings) -> Example | None:
     """The row as a chat."""
     if isinstance(row.get("label"), bool):
-        findings.add("label", "kto_rows", "The row judges one answer as good or bad (KTO).", "Use pairs of answers (chosen, rejected), or only the good ones.")
+        findings.add(
+            "label",
+            "kto_rows",
+            "The row judges one answer as good or bad (KTO).",
+            "Use pairs of answers (chosen, rejected), or only the good ones.",
+        )
     for media in row.keys() & {"images", "videos", "audios"}:
         findings.add(media, "unsupported_media", f"The row comes with {media}, which cannot be learned.", "Use rows of text.")
     read = Example(source, "chat", messages(row.get("messages"), "messages", findings))

@@ -15,7 +15,19 @@ from luthier.data.readers._messages import messages, tools
 from luthier.data.readers._turns import turns
 
 KNOWN = frozenset(
-    {"input", "preferred_output", "non_preferred_output", "chosen", "rejected", "prompt", "instruction", "question", "system", "conversations", "tools"}
+    {
+        "input",
+        "preferred_output",
+        "non_preferred_output",
+        "chosen",
+        "rejected",
+        "prompt",
+        "instruction",
+        "question",
+        "system",
+        "conversations",
+        "tools",
+    }
 )
 SHAPE = "chosen and rejected (or preferred_output and non_preferred_output)"
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):[ ]?")
@@ -60,14 +72,23 @@ def _texts(row: dict[str, Any], read: Example, findings: Findings) -> None:
         return
     more = findings.text(row.get("input"), "input", optional=True)
     prompt = row[name]
-    read.messages = messages(prompt, name, findings) if type(prompt) is list else [Message("user", findings.text(prompt, name) + (f"\n\n{more}" if more else ""))]
+    read.messages = (
+        messages(prompt, name, findings)
+        if type(prompt) is list
+        else [Message("user", findings.text(prompt, name) + (f"\n\n{more}" if more else ""))]
+    )
     read.chosen, read.rejected = [Message("assistant", row["chosen"])], [Message("assistant", row["rejected"])]
 
 
 def _dialogues(row: dict[str, Any], read: Example, findings: Findings) -> None:
     chosen, rejected = _dialogue(row["chosen"]), _dialogue(row["rejected"])
     if not chosen or not rejected:
-        findings.add("", "no_prompt", "The answers come without a prompt.", "Add a field prompt, or write whole dialogues with Human: and Assistant:.")
+        findings.add(
+            "",
+            "no_prompt",
+            "The answers come without a prompt.",
+            "Add a field prompt, or write whole dialogues with Human: and Assistant:.",
+        )
         return
     _split_alike(chosen, rejected, read)
 
