@@ -148,24 +148,37 @@ class _Words:
 
 
 class _Records:
-    """Paths on their way into record batches."""
+    """Paths on their way into record batches. Dictionaries only grow: an Arrow file takes additions to them, never replacements."""
 
     def __init__(self) -> None:
         self.index = -1
         self.columns: list[list[object]] = [[] for _ in SCHEMA]
+        self.words: dict[str, dict[str, int]] = {"file": {}, "part": {}}
 
     def add(self, source: Source, sequences: list[Sequence]) -> None:
         self.index += 1
+        file = self._place("file", source.file)
         for sequence in sequences:
-            values = (self.index, source.file, source.row, sequence.part, sequence.tokens, sequence.weights)
+            values = (self.index, file, source.row, self._place("part", sequence.part), sequence.tokens, sequence.weights)
             for column, value in zip(self.columns, values, strict=True):
                 column.append(value)
 
     def batch(self) -> list[pa.RecordBatch]:
         """Everything added since the last call."""
-        arrays = [pa.array(column, type=kind.type) for column, kind in zip(self.columns, SCHEMA, strict=True)]
+        arrays = [self._array(kind, column) for column, kind in zip(self.columns, SCHEMA, strict=True)]
         self.columns = [[] for _ in SCHEMA]
         return [pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)]
+
+    def _place(self, column: str, word: str) -> int:
+        words = self.words[column]
+        return words.setdefault(word, len(words))
+
+    def _array(self, kind: pa.Field, column: list[object]) -> pa.Array:
+        if kind.name not in self.words:
+            return pa.array(column, type=kind.type)
+        return pa.DictionaryArray.from_arrays(
+            pa.array(column, type=kind.type.index_type), pa.array(list(self.words[kind.name]), pa.string())
+        )
 
 
 def tokenise(
@@ -235,16 +248,18 @@ def _write(
 
 def _fitted(batch: list[Example], renderer: Renderer, data: DataSpec, context: int, errors: Refusals) -> Iterator[tuple[Example, Fitted]]:
     """Rows of a batch that render, their texts encoded together."""
-    strands: list[tuple[Example, list[Strand]]] = []
+    rows: list[tuple[Example, list[Strand] | DataError]] = []
     for example in batch:
         try:
-            strands.append((example, renderer.strands(example, learn=data.learn)))
+            rows.append((example, renderer.strands(example, learn=data.learn)))
         except DataError as error:
-            errors.add(error)
-    renderer.warm(strand for _, parts in strands for strand in parts)
-    for example, parts in strands:
+            rows.append((example, error))
+    renderer.warm(strand for _, strands in rows if isinstance(strands, list) for strand in strands)
+    for example, strands in rows:
         try:
-            sequences = [sequence for strand in parts for sequence in renderer.lay(strand)]
+            if isinstance(strands, DataError):
+                raise strands
+            sequences = [sequence for strand in strands for sequence in renderer.lay(strand)]
             yield example, fit(renderer, example, sequences, learn=data.learn, context=context, policy=data.too_long)
         except DataError as error:
             errors.add(error)

@@ -70,7 +70,7 @@ def show_rows(
     def show() -> None:
         console = Console(highlight=False, markup=False)
         for note in renderer.notes:
-            console.print(f"note: {note}")
+            console.print(f"note: {note}", soft_wrap=True)
         for example, paths in found:
             print_row(example, paths, console)
 
