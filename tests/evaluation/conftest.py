@@ -1,4 +1,4 @@
-"""A real small model, tuned for real: stories260k with an adapter that learned to answer with two labels."""
+"""A real small model, tuned for real: stories260k with an adapter that learned to answer with a label line."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,9 @@ def examples(first: int, count: int) -> list[Example]:
     for row in range(first, first + count):
         words, label = ((GOOD, "yes"), (BAD, "no"))[row % 2]
         text = f"Tom was {words[row // 2 % 10]} on day {row}."
-        made.append(Example(Source("days.jsonl", row), messages=[Message("user", text), Message("assistant", label)]))
+        made.append(
+            Example(Source("days.jsonl", row), messages=[Message("user", text), Message("assistant", f"{label}\nIt was day {row}.")])
+        )
     return made
 
 
@@ -45,9 +47,9 @@ class Tuned:
 @pytest.fixture(scope="session")
 def tuned(shared: Path) -> Tuned:
     model = load(str(shared / "models" / "stories260k"), dtype="float32")
-    method = Method(Options(rank=4))
+    method = Method(Options(rank=8))
     method.attach(model, seed=0)
-    train = TrainSpec(epochs=2, rows_per_step=8, learning_rate=0.02, max_steps=40, save_every=1000, validate_every=1000)
+    train = TrainSpec(epochs=4, rows_per_step=8, learning_rate=0.005, max_steps=40, save_every=1000, validate_every=1000)
     objective: Any = Objective()
     for _ in fit(Session(model, method, objective, rows=rows(model, examples(1, 120)), train=train)):
         pass

@@ -1,6 +1,7 @@
 """Multiple choice through the tree equals one continuation at a time."""
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,10 @@ def naive(model: Model, prompt: list[int], choice: list[int]) -> float:
 
 def few_shot(shared: Path, model: Model) -> list[Question]:
     """MMLU questions behind two worked examples, the four answers as texts of different length."""
-    rows = {
-        part: list(csv.reader((shared / "data" / "ev_mmlu" / part / f"marketing_{part}.csv").open(encoding="utf-8")))
-        for part in ("dev", "test")
-    }
-    shots = "".join(f"Question: {r[0][:80]}\nAnswer: {r[1 + 'ABCD'.index(r[5])][:40]}\n\n" for r in rows["dev"][:2])
+    folder = shared / "data" / "ev_mmlu"
+    texts = {part: (folder / part / f"marketing_{part}.csv").read_text(encoding="utf-8") for part in ("dev", "test")}
+    rows = {part: list(csv.reader(io.StringIO(text)))[1:] for part, text in texts.items()}
+    shots = "".join(f"Question: {r[0][:80]}\nAnswer: {r[1 + int(r[5])][:40]}\n\n" for r in rows["dev"][:2])
     encode = model.renderer.encode
     short = [r for r in rows["test"] if len(r[0]) < 90][:6]
     return [Question([1, *encode(f"{shots}Question: {r[0]}\nAnswer:")], [encode(" " + r[i][:60]) for i in range(1, 5)]) for r in short]
@@ -47,9 +47,10 @@ def test_scores_equal_the_naive_ones_on_real_few_shot_rows(tuned: Tuned, shared:
 
 def test_the_mean_does_not_punish_length(tuned: Tuned) -> None:
     encode = tuned.model.renderer.encode
-    prompt, choices = [1, *encode("Once upon a")], [encode(" time, there was a little girl named Lily"), encode(" q")]
-    assert choose(tuned.model, prompt, choices).index == 1 or choose(tuned.model, prompt, choices, by="mean").index == 0
-    assert choose(tuned.model, prompt, choices, by="mean").index == 0
+    prompt, long = [1, *encode("Once upon a")], encode(" time there was a dog")
+    scores = {by: choose(tuned.model, prompt, [long, long[:1]], by=by).scores for by in ("sum", "mean")}  # type: ignore[arg-type]
+    assert scores["mean"][0] == pytest.approx(scores["sum"][0] / len(long))
+    assert scores["sum"][0] < scores["sum"][1] == scores["mean"][1]
 
 
 def test_impossible_questions_are_refused(tuned: Tuned) -> None:

@@ -16,6 +16,7 @@ from luthier.evaluation.items import read_items
 from luthier.evaluation.likelihood import likelihood
 from luthier.evaluation.questions import expected_answer, questions, spread
 from luthier.inference.generate import generate
+from luthier.models.sight import Sight
 
 from .conftest import Tuned
 
@@ -33,11 +34,11 @@ def found(tuned: Tuned, folder: Path) -> Evaluation:
 def test_tuning_on_two_labels_is_found_better(found: Evaluation) -> None:
     assert found.verdict.better == "tuned"
     assert found.metric == "label_accuracy"
-    assert "2 distinct short texts that repeat" in found.why
+    assert "are 2 distinct labels that repeat" in found.why
     assert found.verdict.sentence.startswith("Tuned is better by ")
     assert "points of label accuracy" in found.verdict.sentence
     assert found.measures["bits_per_byte"].tuned < found.measures["bits_per_byte"].base
-    assert found.measures["stop_rate"].tuned > 90
+    assert "exact_match" in found.measures
 
 
 def test_items_and_summary_are_kept(found: Evaluation, folder: Path, tuned: Tuned) -> None:
@@ -62,15 +63,13 @@ def test_answers_are_those_of_plain_generation(found: Evaluation, tuned: Tuned) 
     assert [i.base.text for i in found.items] == [tuned.model.renderer.decode(g.answer) for g in base]
 
 
-def test_loss_and_bits_per_byte_equal_a_naive_loop(found: Evaluation, tuned: Tuned) -> None:
+def test_loss_and_bits_per_byte_equal_a_naive_loop(tuned: Tuned) -> None:
     nats = tokens = size = 0.0
-    for row, example in zip(tuned.rows, tuned.held_out, strict=True):
+    for row, example in zip(tuned.rows[:12], tuned.held_out, strict=False):
         (path,) = row.sequences
         prompt = len(tuned.model.renderer.prompt_of(example))
         for place in range(prompt, len(path.tokens)):
             before = torch.tensor(path.tokens[:place].astype(np.int64))
-            from luthier.models.sight import Sight
-
             sight = Sight(np.full(place, place), np.arange(place))
             with torch.no_grad():
                 state = tuned.model.states(tokens_T=before, positions_T=torch.arange(place), sight=sight)[-1]
@@ -78,6 +77,7 @@ def test_loss_and_bits_per_byte_equal_a_naive_loop(found: Evaluation, tuned: Tun
             nats -= float(logits.log_softmax(-1)[int(path.tokens[place])])
             tokens += 1
         size += len(example.messages[-1].content.encode())
+    found = evaluate(tuned.model, tuned.method, [], tuned.rows[:12], spec=EvaluateSpec(rows=0))
     assert found.measures["loss"].tuned == pytest.approx(nats / tokens, rel=1e-4)
     assert found.measures["bits_per_byte"].tuned == pytest.approx(nats / math.log(2) / size, rel=1e-4)
 

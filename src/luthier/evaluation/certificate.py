@@ -36,12 +36,13 @@ TOKENS = 16
 TEXT_PROMPT = 32
 """Tokens a plain-text probe begins with, where there is no question to answer."""
 
-TOLERANCE = {"float32": (1e-4, 1e-2), "bfloat16": (0.05, 0.5)}
+TOLERANCE = {"float32": (1e-4, 1e-2), "bfloat16": (0.05, 1.0)}
 """Largest mean and largest single distance of log-probabilities, in nats, by number format.
 
 bfloat16 keeps 8 significant bits, so one rounding of a logit of 10-30 is 0.03-0.06 nats; another batch shape, processor, or a merge (which
-rounds W + BA once more) moves single tokens by a few of these, and unlikely ones most. float32 has 16 bits more. An ignored adapter or
-another template moves the mean by more than either: the certificate says so itself (`told_apart`)."""
+rounds W + BA once more) moves single tokens by a few of these, and unlikely ones most. Measured on stories260k with a strong adapter,
+certified in float32 and replayed in bfloat16: mean 0.03, largest 0.6. float32 has 16 bits more. What must be caught - an ignored adapter,
+another base - moves the mean by more than either; where a tuning moved it less, the certificate says so itself (`told_apart`)."""
 
 
 @dataclass(frozen=True)

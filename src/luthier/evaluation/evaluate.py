@@ -21,6 +21,7 @@ from luthier.evaluation.labels import Labels, detect
 from luthier.evaluation.likelihood import Likelihood, likelihood
 from luthier.evaluation.metrics import FOLDER, extras, metric
 from luthier.evaluation.questions import Question, expected_answer, questions
+from luthier.evaluation.sample import sample
 from luthier.evaluation.verdict import Verdict, verdict
 from luthier.inference.generate import Generation, generate
 from luthier.inference.sides import SIDES, Method, Side, Sides
@@ -105,7 +106,8 @@ def evaluate(
     found.notes, found.rows, found.max_tokens, found.seconds = notes + found.notes, len(rows), limit, time.perf_counter() - start
     if folder is not None:
         write_items(found.items, folder / "evaluation" / "items.jsonl")
-        write_json(folder / "evaluation" / "summary.json", found.to_json())
+        write_json(folder / "evaluation" / "sample.json", sample(rows, model.renderer))
+        write_json(folder / "evaluation" / "summary.json", found.to_json())  # last: its presence says that all is there
     return found
 
 
