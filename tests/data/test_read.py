@@ -187,7 +187,7 @@ def test_parquet_of_messages(tmp_path: Path) -> None:
 
 def test_a_table_tells_what_was_guessed(tmp_path: Path) -> None:
     path = tmp_path / "export.csv"
-    path.write_bytes("frage;antwort\r\n".encode() + "".join(f"Wo ist {n}?;Über dem Fluß {n}\r\n" for n in range(40)).encode("cp1252"))
+    path.write_bytes(b"frage;antwort\r\n" + "".join(f"Wo ist {n}?;Über dem Fluß {n}\r\n" for n in range(40)).encode("cp1252"))
     found = recognise(path)
     assert found.details["delimiter"] == ";"
     assert found.details["encoding"] == "cp1252"

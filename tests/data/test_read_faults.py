@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import luthier.data.bytes as data_bytes
+from luthier.core.errors import DataError
 from luthier.core.example import Example
 from luthier.core.problem import Problem
 from luthier.data.containers import array, lines
@@ -44,8 +46,6 @@ def test_a_bad_line_is_a_problem_in_its_row(tmp_path: Path, bad: bytes, code: st
     assert problems[0].row == 2
     assert problems[0].code == code
     assert problems[0].remedy
-    import re
-
     assert re.search(words, problems[0].message)
 
 
@@ -53,7 +53,7 @@ def test_nesting_that_orjson_reads_is_no_traceback(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     deep = b'{"a" :' * 1000 + b"1" + b"}" * 1000
     path.write_bytes(b"\n".join([GOOD, deep]))
-    assert [item.row for item in read(path) if isinstance(item, Problem)] == [2, 2]
+    assert {item.row for item in read(path) if isinstance(item, Problem)} == {2}
 
 
 def test_a_huge_line_is_skipped_without_holding_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,24 +71,31 @@ def test_broken_elements_of_an_array(tmp_path: Path) -> None:
     assert [item.source.row for item in items if isinstance(item, Example)] == [1, 3]
     assert [(item.row, item.code) for item in items if isinstance(item, Problem)] == [(2, "invalid_json"), (4, "invalid_json")]
     path.write_bytes(b"[" + GOOD + b"," + GOOD[:-5])
-    assert "ends in the middle" in [item for item in read(path) if isinstance(item, Problem)][0].message
+    assert "ends in the middle" in next(item for item in read(path) if isinstance(item, Problem)).message
 
 
-@pytest.mark.parametrize("cut", [0.3, 0.99])
+@pytest.mark.parametrize("cut", [0.7, 0.99])
 def test_a_damaged_gzip(tmp_path: Path, cut: float) -> None:
-    packed = gzip.compress(b"\n".join(b'{"prompt": "%d", "completion": "b"}' % (n * 7919**3) for n in range(200_000)))
+    packed = gzip.compress(b"\n".join(b'{"prompt": "%d", "completion": "b"}' % (n * 7919**3) for n in range(70_000)))
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(packed[: int(len(packed) * cut)])
     *good, last = read(path)
-    assert len(good) > 1000
+    assert len(good) > 100
     assert isinstance(last, Problem)
     assert (last.code, last.row) == ("damaged_gzip", 0)
 
 
-def test_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_bytes, "BOMB_BYTES", 4 << 20)
+def test_a_gzip_damaged_at_its_beginning(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.gz"
-    path.write_bytes(gzip.compress((GOOD + b"\n") * 400_000))
+    path.write_bytes(gzip.compress(GOOD * 50)[:-9])
+    with pytest.raises(DataError, match="damaged or cut off"):
+        list(read(path))
+
+
+def test_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_bytes, "BOMB_BYTES", 1 << 20)
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress((GOOD + b"\n") * 60_000))
     last = list(read(path))[-1]
     assert isinstance(last, Problem)
     assert last.code == "bomb"
@@ -96,7 +103,7 @@ def test_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cells_that_do_not_add_up(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    path.write_bytes("text,label\n".encode() + b"".join(b"row %d,yes\n" % n for n in range(20)) + b"one,two,three\nlast,no\n")
+    path.write_bytes(b"text,label\n" + b"".join(b"row %d,yes\n" % n for n in range(20)) + b"one,two,three\nlast,no\n")
     items = list(read(path))
     assert [(item.row, item.code) for item in items if isinstance(item, Problem)] == [(22, "wrong_columns")]
     assert sum(isinstance(item, Example) for item in items) == 21
@@ -119,7 +126,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     table=st.lists(st.dictionaries(st.text(), json_values, max_size=4), min_size=1, max_size=5),
     size=st.integers(1, 64),

@@ -38,7 +38,7 @@ def read(
     unused = _Unused(reader.KNOWN | {group} if group else reader.KNOWN)
     file = str(path)
     for item in records(path, known, on_bytes=on_bytes):
-        if type(item) is Flaw:
+        if isinstance(item, Flaw):
             yield problem(file, item)
             continue
         findings.begin(item.row)

@@ -83,12 +83,12 @@ def _order(messages: Sequence[Message], field: str, *, prompt: bool = False) -> 
             "error",
         )
         return
-    before = ""
+    before, begun = "", False
     for index, message in enumerate(messages):
         role = message.role
-        if role in _LEADING and before not in ("", *_LEADING):
+        if role in _LEADING and begun:
             yield f"{field}.{index}", "wrong_order", f"A {role} turn comes after the conversation has begun.", "Put it first.", "error"
-        elif role == "assistant" and before in ("", *_LEADING):
+        elif role == "assistant" and before in ("", *_LEADING) and not begun:
             yield f"{field}.{index}", "wrong_order", "The assistant speaks before any user.", "Begin with a user turn.", "error"
         elif role == "tool" and not (before == "tool" or (index and messages[index - 1].tool_calls)):
             yield (
@@ -106,7 +106,7 @@ def _order(messages: Sequence[Message], field: str, *, prompt: bool = False) -> 
                 "Join them.",
                 "warning",
             )
-        before = role
+        before, begun = role, begun or role not in _LEADING
     if before != "assistant" and not prompt and any(message.role == "assistant" for message in messages):
         field = f"{field}.{len(messages) - 1}"
         yield (

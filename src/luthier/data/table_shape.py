@@ -100,7 +100,7 @@ def has_header(records: Sequence[Sequence[str]]) -> tuple[bool, str]:
     names = len(set(first)) == len(first) and all(_NAME.fullmatch(cell) for cell in first)
     repeated = any(cell == record[i] for i, cell in enumerate(first) for record in rest if i < len(record))
     longer = any(
-        sum(len(record[i]) for record in rest if i < len(record)) > 3 * len(first[i]) * max(1, len(rest)) for i in range(len(first))
+        sum(len(record[i]) for record in rest if i < len(record)) > 1.5 * len(first[i]) * max(1, len(rest)) for i in range(len(first))
     )
     if names and not repeated and longer and rest:
         return True, f"its first line looks like names ({', '.join(first)})"
