@@ -103,7 +103,7 @@ def print_row(example: Example, paths: Iterable[Shown], console: Console) -> Non
 
 
 def _drawn(path: Shown, *, colour: bool) -> Text:
-    text = Text("..." if path.shared else "", style=READ if colour else "")
+    text = Text().append("..." if path.shared else "", style=READ if colour else "")
     for stretch in path.stretches:
         weight = f"{stretch.weight:g}x " if 0 < stretch.weight < 1 else ""
         if stretch.weight == 0:
