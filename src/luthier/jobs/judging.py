@@ -6,6 +6,7 @@ from luthier.core.events import Listener, Note, Progress, Stage
 from luthier.core.files import write_text
 from luthier.evaluation import certificate
 from luthier.evaluation.evaluate import evaluate
+from luthier.evaluation.report import report
 from luthier.jobs import capsule
 from luthier.jobs.card import card
 from luthier.jobs.result import Run
@@ -43,6 +44,4 @@ def tell(training: Training, *, listen: Listener) -> None:
     summary, sealed = Run(folder).summary, capsule.read(folder)
     text = card(training.spec, summary=summary, capsule=sealed, rows=len(training.data.rows), held_out=len(training.data.held_out))
     write_text(folder.card, text)
-    from luthier.evaluation.report import report
-
     report(training.folder.path)

@@ -28,7 +28,7 @@ class DataRefused(DataError):
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        found = [str(problem) for problem in report.problems if problem.severity == "error"]
+        found = [str(problem).removeprefix(f"{report.file} ") for problem in report.problems if problem.severity == "error"]
         more = report.errors - len(found[:SHOWN])
         listed = "".join(f"\n    {text}" for text in found[:SHOWN]) + (f"\n    ... and {more:,} more" if more > 0 else "")
         super().__init__(

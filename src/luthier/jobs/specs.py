@@ -72,7 +72,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise SpecError(f"This is not a YAML file: {error}", where=str(path), remedy="Correct that place.", code="bad_yaml") from error
     if not isinstance(content, dict):
         raise SpecError(
-            "A spec file holds sections (model, data, method, ...).", where=str(path), remedy="`luthier runs show RUN` shows them all; a run's spec.yaml is an example.", code="bad_yaml"
+            "A spec file holds sections (model, data, method, ...).",
+            where=str(path),
+            remedy="`luthier runs show RUN` shows them all; a run's spec.yaml is an example.",
+            code="bad_yaml",
         )
     return {str(key): _numbers(value) for key, value in content.items()}
 

@@ -1,0 +1,213 @@
+"""The main job on a tiny real base: all files, stopping anywhere, going on, doing it again."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import luthier
+from luthier.core.errors import DataError, Interrupted, NotFound, SpecError
+from luthier.core.events import Event, Stage, Stepped, Validated
+from luthier.core.files import sha256
+from luthier.core.spec import Spec
+from luthier.inference.chat import Settings
+from luthier.jobs import capsule, specs
+from luthier.jobs.prepare import DataRefused
+from luthier.jobs.reproduce import compare, reproduce
+from luthier.jobs.result import Run
+from luthier.jobs.run import resume
+from luthier.store import runs
+
+from .conftest import SHORT, write_rows
+
+
+def weights(run: Run) -> str:
+    return sha256(run.folder / "adapter" / "adapter_model.safetensors")
+
+
+def stop_at(number: int, how: Callable[[], None]) -> Callable[[Event], None]:
+    """A listener that calls `how` when step `number` is done."""
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == number:
+            how()
+
+    return listen
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One finished run, made once."""
+    place = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_HOME", str(place / "home"))
+        return luthier.tune(write_rows(place / "tickets.jsonl"), model=str(tiny_base), settings=SHORT, out=place / "run")
+
+
+@pytest.fixture
+def tuned(finished: Run, rows: Path, tmp_path: Path) -> Run:
+    """A copy of it with its own copy of the data, to be spoiled at will."""
+    folder = runs.RunFolder(tmp_path / "run")
+    shutil.copytree(finished.folder, folder.path)
+    specs.save(finished.spec.model_copy(update={"data": finished.spec.data.model_copy(update={"file": str(rows)})}), folder.spec)
+    return Run(folder)
+
+
+def test_a_run_leaves_every_file_it_promises(tuned: Run, rows: Path) -> None:
+    folder = tuned.files
+    for path in (
+        folder.spec,
+        folder.capsule,
+        folder.data,
+        folder.split,
+        folder.ledger,
+        folder.steps,
+        folder.certificate,
+        folder.report,
+        folder.card,
+    ):
+        assert path.stat().st_size > 0, path.name
+    assert folder.state()["state"] == "succeeded"
+    assert (folder.evaluation / "items.jsonl").is_file()
+    assert pq.read_table(folder.ledger).num_rows == 40
+    split = json.loads(folder.split.read_text())
+    assert sorted(split["train"] + split["valid"]) == list(range(1, 41))
+    kinds = [json.loads(line)["kind"] for line in folder.steps.read_text().splitlines()]
+    assert (kinds.count("stepped"), kinds.count("validated")) == (6, 2)
+    assert tuned.verdict.endswith(".")
+    assert tuned.verdict in folder.card.read_text()
+
+
+def test_its_spec_is_complete_and_its_capsule_names_no_place(tuned: Run, rows: Path, tiny_base: Path) -> None:
+    left = [
+        f"{section}.{key}" for section in ("model", "train", "evaluate") for key, value in getattr(tuned.spec, section) if value == "auto"
+    ]
+    assert left == ["evaluate.metric"]
+    assert tuned.spec.data.file == str(rows)
+    sealed = capsule.read(tuned.files)
+    assert sealed["data"]["training"] == {"file": "tickets.jsonl", "bytes": rows.stat().st_size, "sha256": sha256(rows)}
+    assert sealed["weights"] == {"adapter_model.safetensors": weights(tuned)}
+    assert "/" not in tuned.files.capsule.read_text().replace("Linux x86_64", "").replace("application/", "")
+
+
+def test_the_result_talks_and_is_found_again(tuned: Run) -> None:
+    again = luthier.load(tuned.folder)
+    assert again.verdict == tuned.verdict
+    few = Settings(max_tokens=6)
+    assert again.chat("When do you open?", settings=few) == tuned.chat("When do you open?", settings=few)
+    assert isinstance(again.chat("When do you open?", side="base", settings=few), str)
+    assert again.conversation().system == "Answer with a label.", "asked as it was tuned"
+
+
+def test_a_run_done_again_is_equal_and_a_difference_is_told(tuned: Run) -> None:
+    assert reproduce(tuned.folder).to_json() == {"same": True, "differing": [], "changed": {}}
+    first = capsule.read(tuned.files)
+    other = {**first, "weights": {"adapter_model.safetensors": "0"}, "versions": {**first["versions"], "torch": "1.0"}}
+    found = compare(first, other)
+    assert (found.same, found.differing, found.changed) == (
+        False,
+        ["adapter_model.safetensors"],
+        {"torch": [first["versions"]["torch"], "1.0"]},
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_goes_on_and_ends_byte_equal(number: int, tuned: Run, rows: Path, tiny_base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    with pytest.raises(Interrupted, match=f"Stopped after step 3 of 6.*luthier tune --resume {out}") as caught:
+        luthier.tune(rows, model=str(tiny_base), settings=SHORT, out=out, listen=stop_at(3, lambda: os.kill(os.getpid(), number)))
+    assert caught.value.exit_code == 130
+    assert luthier.load(out).files.state()["state"] == "interrupted"
+    steps: list[Event] = []
+    done = resume(out, listen=steps.append)
+    assert [event.step for event in steps if isinstance(event, Stepped)] == [4, 5, 6]
+    assert weights(done) == weights(tuned)
+    assert done.files.state()["state"] == "succeeded"
+
+
+def test_a_second_signal_leaves_at_once(rows: Path, tiny_base: Path, tmp_path: Path) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="Stopped; everything that was complete is saved"):
+        luthier.tune(rows, model=str(tiny_base), settings=SHORT, out=tmp_path / "run", listen=stop_at(5, twice))
+    assert runs.find(str(tmp_path / "run")).last_checkpoint() == (tmp_path / "run" / "checkpoints" / "step-000004")
+
+
+def test_a_run_stopped_while_it_is_judged_does_not_train_again(tuned: Run, rows: Path, tiny_base: Path, tmp_path: Path) -> None:
+    def listen(event: Event) -> None:
+        if isinstance(event, Stage) and event.name == "evaluate":
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        luthier.tune(rows, model=str(tiny_base), settings=SHORT, out=tmp_path / "stopped", listen=listen)
+    heard: list[Event] = []
+    done = resume(tmp_path / "stopped", listen=heard.append)
+    assert not [event for event in heard if isinstance(event, Stepped | Validated)]
+    assert done.verdict == tuned.verdict
+    heard.clear()
+    assert resume(tmp_path / "stopped", listen=heard.append).verdict == done.verdict
+    assert len(heard) == 1, "a finished run says so and does nothing"
+
+
+def test_changed_data_is_not_mixed_with_old(tuned: Run, rows: Path) -> None:
+    tuned.files.mark("interrupted")
+    rows.write_text(rows.read_text().replace("parcel", "packet"))
+    with pytest.raises(DataError, match=r"training file has changed since this run began.*begin a new run"):
+        resume(tuned.folder)
+    rows.unlink()
+    with pytest.raises(DataError, match="training file of this run is gone"):
+        resume(tuned.folder)
+    assert tuned.files.state()["error"]["code"] == "data_changed"
+
+
+def test_bad_rows_stop_the_run_before_anything_is_made(rows: Path, tiny_base: Path, tmp_path: Path) -> None:
+    lines = rows.read_text().splitlines()
+    lines[6] = '{"messages": [{"role": "user", "content": "Hello?"}]}'
+    lines[8] = "{broken"
+    rows.write_text("\n".join(lines))
+    with pytest.raises(DataRefused, match=r"(?s)2 errors.*luthier data check") as caught:
+        luthier.tune(rows, model=str(tiny_base), out=tmp_path / "run")
+    assert "row 7" in str(caught.value)
+    assert {problem["row"] for problem in caught.value.to_json()["report"]["problems"] if problem["severity"] == "error"} == {7, 9}
+    assert caught.value.exit_code == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_full_tuning_and_a_held_out_file(rows: Path, tiny_base: Path, tmp_path: Path) -> None:
+    held = tmp_path / "held.jsonl"
+    held.write_text(rows.read_text().replace("Order", "Number"))
+    done = luthier.tune(
+        rows, model=str(tiny_base), method="full", data={"valid": str(held)}, settings=[*SHORT, "train.max_steps=2"], out=tmp_path / "run"
+    )
+    assert (done.folder / "model" / "model.safetensors").is_file()
+    assert done.summary["rows"] == 40
+    assert isinstance(luthier.load(done.folder).chat("Hello?", side="base", settings=Settings(max_tokens=4)), str)
+
+
+def test_what_is_not_there(tmp_path: Path, tiny_base: Path) -> None:
+    with pytest.raises(SpecError, match="No file of examples was given"):
+        luthier.tune()
+    with pytest.raises(NotFound, match="no such file of examples"):
+        luthier.tune(tmp_path / "none.jsonl", model=str(tiny_base))
+    with pytest.raises(NotFound, match=r"There is no model 'luthier-minni'.*Did you mean luthier-mini"):
+        luthier.tune(tmp_path / "none.jsonl", model="luthier-minni")
+
+
+def test_a_run_without_weights_says_how_to_finish_it(tuned: Run) -> None:
+    shutil.rmtree(tuned.folder / "adapter")
+    tuned.files.mark("interrupted")
+    with pytest.raises(NotFound, match=r"no trained weights yet.*luthier tune --resume"):
+        luthier.load(tuned.folder).chat("Hello?")
+
+
+def test_a_spec_file_of_a_run_is_re_runnable(tuned: Run, tmp_path: Path) -> None:
+    spec = specs.gather(config=tuned.files.spec)
+    assert isinstance(spec, Spec)
+    assert spec.fingerprint() == tuned.spec.fingerprint()
