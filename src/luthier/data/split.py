@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from array import array
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luthier.core.errors import DataError, SpecError
 from luthier.core.example import Example
@@ -44,13 +45,27 @@ class Split:
     valid_file: str = ""
 
 
-@dataclass
-class _Ranked:
-    """One row in the lottery: where its hash stands between 0 and 1, and what it is ranked among."""
+class _Lottery:
+    """All rows of a file, 20 bytes each: number, where the hash stands between 0 and 1, and the label as a number."""
 
-    row: int
-    place: float
-    label: str
+    def __init__(self) -> None:
+        self._rows, self._places, self._labels = array("q"), array("d"), array("l")
+        self._names: dict[str, int] = {}
+
+    def add(self, row: int, place: float, label: str) -> None:
+        """One more row."""
+        self._rows.append(row)
+        self._places.append(place)
+        self._labels.append(self._names.setdefault(label, len(self._names)))
+
+    @property
+    def has_labels(self) -> bool:
+        """There are at least two labels (rows without one do not count as one)."""
+        return len(self._names.keys() - {""}) > 1
+
+    def columns(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        """Row numbers, places, labels."""
+        return np.array(self._rows, np.int64), np.array(self._places, np.float64), np.array(self._labels, np.int64)
 
 
 def plan_split(
@@ -70,52 +85,45 @@ def plan_split(
         return _by_file(path, Path(data.valid), data)
     if not 0 <= data.valid <= 0.5:
         raise SpecError(f"data.valid = {data.valid} is no share to hold out.", remedy="Use 0 to 0.5, or name a file.", code="bad_value")
-    rows = _lottery(path, data, seed, recognition, on_progress)
-    held, reason = _drawn(rows, data)
-    if not held and data.valid > 0 and len(rows) >= FEWEST_ROWS:
-        lowest = min(each.place for each in rows)
-        held, reason = {each.row for each in rows if each.place == lowest}, f"{reason} None fell below the share, so the lowest was taken."
-    return Split([each.row for each in rows if each.row not in held], sorted(held), reason)
+    lottery = _drum(path, data, seed, recognition, on_progress)
+    rows, places, labels = lottery.columns()
+    held, reason = _drawn(places, labels, data, lottery.has_labels)
+    if not held.any() and data.valid > 0 and len(rows) >= FEWEST_ROWS:
+        held = places == places.min()
+        reason = f"{reason}, the lowest because none fell below the share"
+    reason = f"{held.sum():,} of {len(rows):,} rows are held out, {reason}."
+    return Split(rows[~held].tolist(), rows[held].tolist(), reason)
 
 
-def _lottery(path: Path, data: DataSpec, seed: int, recognition: Recognition | None, on_progress: OnBytes | None) -> list[_Ranked]:
-    rows, seen_group = [], not data.group
+def _drum(path: Path, data: DataSpec, seed: int, recognition: Recognition | None, on_progress: OnBytes | None) -> _Lottery:
+    lottery, seen_group = _Lottery(), not data.group
     key = seed.to_bytes(8, "little")
     for item in read(path, format=data.format, group=data.group, recognition=recognition, on_bytes=on_progress):
         if isinstance(item, Example):
             seen_group = seen_group or bool(item.group)
             said = f"group\x1f{item.group}".encode() if item.group else digest(content(item))
             place = int.from_bytes(blake2b(said, digest_size=8, key=key).digest(), "little") / _WHOLE
-            rows.append(_Ranked(item.source.row, place, item.label))
+            lottery.add(item.source.row, place, item.label)
     if not seen_group:
         raise DataError(f"No row has the group field {data.group!r}.", where=str(path), remedy="Correct data.group.", code="no_group")
-    return rows
+    return lottery
 
 
-def _drawn(rows: list[_Ranked], data: DataSpec) -> tuple[set[int], str]:
+def _drawn(places: NDArray[np.float64], labels: NDArray[np.int64], data: DataSpec, has_labels: bool) -> tuple[NDArray[np.bool_], str]:
     share = float(data.valid)
-    if share == 0:
-        return set(), "Nothing is held out."
     if data.group:
-        held = {each.row for each in rows if each.place < share}
-        return held, f"Held out by the hash of {data.group}: {len(held):,} of {len(rows):,} rows; rows of one {data.group} stay together."
-    if len({each.label for each in rows if each.label}) > 1:
-        held = _stratified(rows, share)
-        return held, f"Held out by the hash of the content within each label: {len(held):,} of {len(rows):,} rows."
-    held = {each.row for each in rows if each.place < share}
-    return held, f"Held out by the hash of the content: {len(held):,} of {len(rows):,} rows."
+        return places < share, f"by the hash of {data.group}: rows of one {data.group} stay together"
+    if not has_labels:
+        return places < share, "by the hash of the content"
+    held = np.zeros(len(places), bool)
+    for label in np.unique(labels):
+        mine = labels == label
+        held[mine] = places[mine] < _border(np.unique(places[mine]), share)
+    return held, "by the hash of the content within each label"
 
 
-def _stratified(rows: list[_Ranked], share: float) -> set[int]:
-    """The lowest hashes of each label, as many distinct ones as the share says (rounded)."""
-    places: dict[str, set[float]] = defaultdict(set)
-    for each in rows:
-        places[each.label].add(each.place)
-    border = {label: _border(np.sort(list(all_)), share) for label, all_ in places.items()}
-    return {each.row for each in rows if each.place < border[each.label]}
-
-
-def _border(places: np.ndarray, share: float) -> float:
+def _border(places: NDArray[np.float64], share: float) -> float:
+    """The place below which as many of the distinct `places` lie as the share says (rounded)."""
     count = int(len(places) * share + 0.5)
     return float(places[count]) if count < len(places) else 1.0
 
