@@ -184,6 +184,10 @@ def test_no_config_and_no_json(folder: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(ModelError, match=r"There is no config.json"):
         load(str(folder))
+
+
+def test_an_adapter_is_not_applied_unasked(folder: Path) -> None:
+    """transformers applies an adapter that lies beside a model, where peft is installed."""
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match="This is an adapter, not a model"):
         load(str(folder))

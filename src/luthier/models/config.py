@@ -28,10 +28,19 @@ def read_config(folder: Path) -> PretrainedConfig:
         ModelError: there is none, it is not JSON, or it asks for something refused; the message names the key.
     """
     file = folder / "config.json"
+    if (folder / "adapter_config.json").exists():  # transformers would apply it by itself, unasked, where peft is installed
+        raise ModelError(
+            "This is an adapter, not a model.",
+            where=str(folder),
+            remedy="Name its base as the model and load the adapter on top; a folder that holds both: move adapter_*.* out.",
+            code="config",
+        )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise _no_config(folder) from error
+        raise ModelError(
+            "There is no config.json.", where=str(folder), remedy="Give a folder in the Hugging Face layout.", code="config"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"This is not JSON: {error}.", where=str(file), remedy="Fetch the model again.", code="config") from error
     return build_config(content, where=str(file))
@@ -111,14 +120,3 @@ def _refused(path: str, value: Any, where: str, remedy: str, code: str) -> Model
 
 def _is_dropout(key: str, value: Any) -> bool:
     return (key.endswith(("dropout", "pdrop")) or "dropout_prob" in key) and isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _no_config(folder: Path) -> ModelError:
-    if (folder / "adapter_config.json").exists():
-        return ModelError(
-            "This is an adapter, not a model.",
-            where=str(folder),
-            remedy="Name its base as the model and load the adapter on top.",
-            code="config",
-        )
-    return ModelError("There is no config.json.", where=str(folder), remedy="Give a folder in the Hugging Face layout.", code="config")
