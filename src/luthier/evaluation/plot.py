@@ -24,23 +24,22 @@ class Line:
     dots: bool = False
 
 
-def chart(lines: Sequence[Line], *, x: str, y: str) -> Markup:
+def chart(lines: Sequence[Line], *, x: str, y: str, width: int = WIDTH) -> Markup:
     """A line chart. Points that are not finite are left out; with no points at all there is no chart.
 
     Args:
-        x, y: what the axes count.
+        x, y: what the axes count. width: of the view box; a chart shown small needs a small one, so that its letters stay readable.
     """
     lines = [Line(c.name, c.kind, [p for p in c.points if all(map(math.isfinite, p))], c.dots) for c in lines]
     points = [point for curve in lines for point in curve.points]
     if not points:
         return Markup("")
-    across = ticks(min(p[0] for p in points), max(p[0] for p in points), whole=True)
     up = ticks(min(p[1] for p in points), max(p[1] for p in points))
-    place = _Place(across, up)
+    place = _Place((min(p[0] for p in points), max(p[0] for p in points)), up, width)
     body = [*_grid(place, x, y), *(piece for curve in lines for piece in _curve(place, curve))]
     names = ", ".join(curve.name for curve in lines)
     return Markup(
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(names)} by {escape(x)}">'
+        f'<svg class="chart" viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{escape(names)} by {escape(x)}">'
         + "".join(body)
         + "</svg>"
     )
@@ -69,11 +68,12 @@ def ticks(low: float, high: float, *, about: int = 5, whole: bool = False) -> li
 class _Place:
     """From values to the units of the view box."""
 
-    def __init__(self, across: list[float], up: list[float]) -> None:
-        self.across, self.up = across, up
+    def __init__(self, ends: tuple[float, float], up: list[float], width: int) -> None:
+        self.ends, self.up, self.width = ends, up, width
+        self.across = [tick for tick in ticks(*ends, about=width // 110, whole=True) if ends[0] <= tick <= ends[1]]
 
     def x(self, value: float) -> float:
-        return LEFT + (value - self.across[0]) / (self.across[-1] - self.across[0]) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (value - self.ends[0]) / ((self.ends[1] - self.ends[0]) or 1) * (self.width - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
         return HEIGHT - BOTTOM - (value - self.up[0]) / (self.up[-1] - self.up[0]) * (HEIGHT - TOP - BOTTOM)
@@ -81,12 +81,12 @@ class _Place:
 
 def _grid(place: _Place, x: str, y: str) -> list[str]:
     rows = [
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place.y(v):.1f}" y2="{place.y(v):.1f}"/>'
+        f'<line class="grid" x1="{LEFT}" x2="{place.width - RIGHT}" y1="{place.y(v):.1f}" y2="{place.y(v):.1f}"/>'
         f'<text x="{LEFT - 8}" y="{place.y(v) + 4:.1f}" text-anchor="end">{v:.6g}</text>'
         for v in place.up
     ]
     columns = [f'<text x="{place.x(v):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{v:.6g}</text>' for v in place.across]
-    names = f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{escape(x)}</text>'
+    names = f'<text class="axis" x="{place.width - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{escape(x)}</text>'
     return [*rows, *columns, names, f"<title>{escape(y)}</title>"]
 
 

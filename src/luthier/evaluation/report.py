@@ -74,7 +74,7 @@ def loss_chart(steps: list[dict[str, Any]]) -> str:
 def rate_chart(steps: list[dict[str, Any]]) -> str:
     """Learning rate by step."""
     rates = [(s["step"], s["learning_rate"]) for s in steps if s["kind"] == "stepped"]
-    return chart([Line("learning rate", "rate", rates)], x="step", y="learning rate")
+    return chart([Line("learning rate", "rate", rates)], x="step", y="learning rate", width=420)
 
 
 def ends(items: list[Item], metric: str, *, best: bool) -> list[Item]:
@@ -99,11 +99,16 @@ def number(value: float) -> str:
     return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}" if value else "0"
 
 
+def shown(value: float, sign: str) -> str:
+    """A value of a measure: one decimal for what is counted in points of a hundred, else `number`."""
+    return f"{value:.1f}{sign}".strip() if sign else number(value)
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = number
+    environment.filters |= {"number": number, "shown": shown}
     environment.globals["whisker"] = whisker
     return environment
 
