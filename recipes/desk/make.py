@@ -81,11 +81,13 @@ def training_letters(seed: int) -> list[Letter]:
     phrases: dict[str, list[str]] = {}
     for label, phrase in sections(HERE / "phrases.txt"):
         phrases.setdefault(label, []).append(phrase)
-    letters = {}
+    letters: dict[str, Letter] = {}
     for label, count in ROWS.items():
-        for number in range(count):
-            letter = written(label, phrases[label][number % len(phrases[label])], dice)
-            letters[letter.text] = letter
+        wanted, tries = len(letters) + count, 0
+        while len(letters) < wanted:
+            letter = written(label, phrases[label][tries % len(phrases[label])], dice)
+            letters.setdefault(letter.text.lower(), letter)
+            tries += 1
     mixed = list(letters.values())
     dice.shuffle(mixed)
     return mixed
