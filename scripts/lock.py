@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from importlib.metadata import version
 from importlib.metadata import requires as requires_of
+from importlib.metadata import version
 from pathlib import Path
 
 from packaging.requirements import Requirement

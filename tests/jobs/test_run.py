@@ -18,6 +18,7 @@ from luthier.core.spec import Spec
 from luthier.inference.chat import Settings
 from luthier.jobs import capsule, specs
 from luthier.jobs.prepare import DataRefused
+from luthier.jobs.rejudge import judge
 from luthier.jobs.reproduce import compare, reproduce
 from luthier.jobs.result import Run
 from luthier.jobs.run import resume
@@ -211,3 +212,15 @@ def test_a_spec_file_of_a_run_is_re_runnable(tuned: Run, tmp_path: Path) -> None
     spec = specs.gather(config=tuned.files.spec)
     assert isinstance(spec, Spec)
     assert spec.fingerprint() == tuned.spec.fingerprint()
+
+
+def test_a_run_is_judged_by_other_rows_and_learned_ones_are_told(tuned: Run, rows: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(rows.read_text().replace("Order", "Number").splitlines()[:5]))
+    found, folder = judge(tuned, other, rows=2)
+    assert (found.rows, len(found.items)) == (5, 2)
+    assert (folder / "evaluation" / "summary.json").is_file()
+    assert folder.parent == tuned.folder / "evaluations"
+    assert not [note for note in found.notes if "learned by this run" in note]
+    flattered, _ = judge(tuned, rows, rows=2)
+    assert any("of the 40 rows were learned by this run: the comparison flatters it" in note for note in flattered.notes)

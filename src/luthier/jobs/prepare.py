@@ -13,9 +13,10 @@ from luthier.core.example import Example
 from luthier.core.files import fingerprint, sha256
 from luthier.core.home import cache_folder
 from luthier.core.spec import Spec
-from luthier.data.check import Report, check
+from luthier.data.check import check
 from luthier.data.read import read
 from luthier.data.render import Renderer
+from luthier.data.report import Report
 from luthier.data.split import Split, plan_split
 from luthier.data.tokens import TokenTable, tokenise
 

@@ -20,7 +20,7 @@ from luthier.core.files import write_json
 from luthier.core.home import runs_folder
 from luthier.core.spec import Spec
 from luthier.data import ledger
-from luthier.data.check import Report
+from luthier.data.report import Report
 from luthier.jobs import capsule, judging, specs, training
 from luthier.jobs.prepare import Prepared, inspect, prepare
 from luthier.jobs.result import Run

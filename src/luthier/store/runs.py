@@ -135,14 +135,24 @@ def create(*, out: Path | None, stem: str, method: str) -> RunFolder:
         StorageError: it cannot be made.
     """
     path = out if out is not None else runs_folder() / _new_id(stem, method)
-    if out is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        remedy = f"Choose another --out, or continue that run with `luthier tune --resume {out}`."
-        raise SpecError("The folder for the run exists and is not empty.", where=str(out), remedy=remedy, code="out_exists")
+    if out is not None:
+        free(out)
     with storing(path):
         path.mkdir(parents=True, exist_ok=out is not None)
     folder = RunFolder(path.resolve())
     folder.mark("created", created=_now())
     return folder
+
+
+def free(out: Path) -> None:
+    """Make sure that `out` can be filled: nothing is ever written over.
+
+    Raises:
+        SpecError: it exists and is not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        remedy = f"Choose another --out. If it is a run: `luthier tune --resume {out}` goes on with it."
+        raise SpecError("The folder exists and is not empty.", where=str(out), remedy=remedy, code="out_exists")
 
 
 def find(name: str) -> RunFolder:
