@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Luthier as a contender of the rivals' benchmark (``shared/bench``): the same rows, the same clock, our public parts.
+
+python bench/versus.py --shared ../shared --work support        compares it with the others
+BENCH=../shared/bench python bench/contender.py --work support --model MODEL --rows 16 --out result.json
+
+--pack N        tokens laid out at once (default: the engine's own)
+"""
+
+import os
+import sys
+from pathlib import Path
+
+# The harness calls a contender from a folder beside its own files; called by hand, BENCH names the folder of the harness.
+sys.path.insert(0, os.environ.get("BENCH") or str(Path(__file__).absolute().parents[1]))
+
+import common  # noqa: E402
+
+asked = common.arguments(pack={"type": int, "default": 0})
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from luthier.core.example import Source  # noqa: E402
+from luthier.core.sequence import Row, Sequence  # noqa: E402
+from luthier.core.spec import TrainSpec  # noqa: E402
+from luthier.engine.arena import keep_memory  # noqa: E402
+from luthier.engine.loop import fit  # noqa: E402
+from luthier.engine.session import Session  # noqa: E402
+from luthier.methods import lora  # noqa: E402
+from luthier.models import load  # noqa: E402
+from luthier.objectives import sft  # noqa: E402
+
+
+def row(number: int, given: dict) -> Row:
+    """Ready ids and labels as a row of ours: label -100 is weight 0, and nothing precedes the first token."""
+    weights = (np.array(given["labels"]) != common.IGNORE).astype(np.float32)
+    weights[0] = 0
+    return Row(Source(asked.work, number + 1), [Sequence(np.array(given["input_ids"], np.int32), weights)])
+
+
+keep_memory()
+rows = common.load(asked)
+clock = common.Clock()
+model = load.load(str(Path(asked.model).absolute()))
+method = lora.Method(lora.Options(rank=asked.rank, alpha=2 * asked.rank))
+method.attach(model, seed=0)
+train = TrainSpec(
+    epochs=1,
+    rows_per_step=asked.rows_per_step,
+    learning_rate=asked.rate,
+    schedule="constant",
+    warmup=0,
+    shuffle=False,
+    tokens_per_pack=asked.pack or "auto",
+)
+session = Session(model, method, sft.Objective(), rows=[row(i, r) for i, r in enumerate(rows)], train=train)
+for step in fit(session):
+    clock.losses.append(step.loss)
+settings = {"tokens_per_pack": session.budget, "dtype": str(model.dtype)[6:], "threads": torch.get_num_threads()}
+clock.write(asked, rows, ("torch", "transformers", "luthier"), settings)
