@@ -49,7 +49,7 @@ def tuned(shared: Path) -> Tuned:
     model = load(str(shared / "models" / "stories260k"), dtype="float32")
     method = Method(Options(rank=8))
     method.attach(model, seed=0)
-    train = TrainSpec(epochs=4, rows_per_step=8, learning_rate=0.005, max_steps=40, save_every=1000, validate_every=1000)
+    train = TrainSpec(epochs=4, rows_per_step=8, learning_rate=0.005, max_steps=30, save_every=1000, validate_every=1000)
     objective: Any = Objective()
     for _ in fit(Session(model, method, objective, rows=rows(model, examples(1, 120)), train=train)):
         pass
