@@ -14,7 +14,7 @@ from pathlib import Path
 # The harness calls a contender from a folder beside its own files; called by hand, BENCH names the folder of the harness.
 sys.path.insert(0, os.environ.get("BENCH") or str(Path(__file__).absolute().parents[1]))
 
-import common  # noqa: E402
+import common
 
 asked = common.arguments(pack={"type": int, "default": 0})
 
