@@ -78,3 +78,9 @@ def test_full_tuning_takes_a_tenth_and_large_models_less() -> None:
 def test_answers_have_room_but_not_more_than_the_model() -> None:
     assert derive(Spec(), DESK)[0].evaluate.max_tokens == 76
     assert derive(Spec(), replace(DESK, longest_answer=2000))[0].evaluate.max_tokens == 1024
+
+
+def test_small_bases_and_few_rows_take_more_passes() -> None:
+    large = replace(DESK, rows=50_000, parameters=3_000_000_000)
+    passes = [derive(Spec(), facts)[0].train.epochs for facts in (large, replace(large, rows=600), DESK)]
+    assert passes == [3, 4, 6]

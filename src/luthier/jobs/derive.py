@@ -17,18 +17,22 @@ EPOCHS = {"draft": 1.0, "good": 3.0, "best": 5.0}
 is too much. (QLoRA, arXiv 2305.14314, table 9; LoRA, arXiv 2106.09685, table 11 used 5 on E2E.)"""
 
 FEW_ROWS = 1000
-"""Below this, `good` and `best` see rows more often: the number of *steps* is what learns. Measured on 600 support rows, docs/log.md."""
+"""Below this, `good` and `best` see rows once more: the number of *steps* is what learns. A guess; patience guards it."""
+
+SMALL_BASE = 50e6
+"""Below this many parameters `good` and `best` see rows twice more: a tiny base still has to learn most of the task itself, and its
+held-out loss on the sample was still falling after one pass (docs/log.md)."""
 
 ROWS_PER_STEP = 16
-"""Thinking Machines' "LoRA Without Regret" (2025) found LoRA to lose against full tuning at large batches (above about 32 rows);
-QLoRA used 16. Few rows take less, so that an epoch has at least MIN_STEPS steps."""
+"""QLoRA used 16. "LoRA Without Regret" (Schulman and others, 2025) finds LoRA to lose against full tuning as batches grow, so not more.
+Few rows take less, so that an epoch has at least MIN_STEPS steps."""
 
 MIN_STEPS = 20
 """Steps in one pass below which the batch is halved. A guess that keeps warm-up and schedule meaningful."""
 
-LORA_RATE = ((50e6, 3e-3), (1e9, 4e-4), (10e9, 2e-4), (math.inf, 1e-4))
+LORA_RATE = ((SMALL_BASE, 3e-3), (1e9, 4e-4), (10e9, 2e-4), (math.inf, 1e-4))
 """Parameters below -> learning rate of LoRA. 2e-4 at 7-13 B and 1e-4 above: QLoRA (table 9). Smaller bases have smaller widths and take
-more; 3e-3 below 50 M was measured on luthier-mini (docs/log.md), 4e-4 between is interpolated (a guess, within a factor of 2)."""
+more: 4e-4 is interpolated, 3e-3 was seen to learn steadily on luthier-mini (docs/log.md). Both are good within a factor of two at best."""
 
 FULL_SHARE = 0.1
 """Full tuning takes about a tenth of LoRA's rate: "LoRA Without Regret" (2025) fits 9.8 over 14 models."""
@@ -120,11 +124,14 @@ class _Derivation:
 
     def epochs(self) -> tuple[float, str]:
         quality = self.spec.quality
-        epochs = EPOCHS[quality]
-        if quality != "draft" and self.facts.rows < FEW_ROWS:
-            epochs += 1
-            return epochs, f"quality {quality}, one more because {self.facts.rows} rows are few"
-        return epochs, f"quality {quality}"
+        epochs, why = EPOCHS[quality], f"quality {quality}"
+        if quality == "draft":
+            return epochs, why
+        if self.facts.rows < FEW_ROWS:
+            epochs, why = epochs + 1, f"{why}, one more because {self.facts.rows} rows are few"
+        if self.facts.parameters < SMALL_BASE:
+            epochs, why = epochs + 2, f"{why}, two more because {_millions(self.facts.parameters)} is a small base"
+        return epochs, why
 
     def steps(self, asked: TrainSpec, planned: int) -> int:
         """Steps of the run. Only a draft that named neither epochs nor steps is cut short."""
