@@ -35,9 +35,9 @@ format: $(READY) ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## the figures of bench/README.md (an hour on a quiet machine)
+bench: $(READY)  ## the figures of the data path (leave the machine alone meanwhile)
 	$(BIN)/python bench/data.py
-	$(BIN)/python bench/speed.py
+	@echo "Speed against the rivals: bench/README.md says how"
 
 lock: $(READY)   ## write requirements.lock from the present environment
 	$(BIN)/python scripts/lock.py
