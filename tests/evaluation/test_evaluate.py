@@ -128,6 +128,14 @@ def test_a_mistyped_metric_is_told_at_once(tuned: Tuned) -> None:
         evaluate(tuned.model, tuned.method, tuned.held_out, tuned.rows, spec=EvaluateSpec(metric="rougel"))
 
 
+def test_label_accuracy_may_be_asked_for_where_answers_are_free_text(tuned: Tuned) -> None:
+    few = tuned.held_out[:4]
+    found = evaluate(tuned.model, tuned.method, few, tuned.rows[:4], spec=EvaluateSpec(metric="label_accuracy", max_tokens=4))
+    assert not found.labels.found
+    assert found.metric == "label_accuracy" and found.verdict == found.measures["label_accuracy"]
+    assert "whole answers are taken as labels" in found.why
+
+
 def test_rows_are_taken_evenly_from_the_whole_file(tuned: Tuned) -> None:
     assert [e.source.row for e in spread(tuned.held_out, 4)] == [1001, 1011, 1021, 1031]
     assert spread(tuned.held_out, 100) == tuned.held_out

@@ -192,6 +192,17 @@ def test_full_tuning_and_a_held_out_file(rows: Path, tiny_base: Path, tmp_path: 
     assert isinstance(luthier.load(done.folder).chat("Hello?", side="base", settings=Settings(max_tokens=4)), str)
 
 
+def test_pairs_teach_their_chosen_answers_only(tiny_base: Path, tmp_path: Path) -> None:
+    file, heard = tmp_path / "pairs.jsonl", list[Event]()
+    lines = [(f"Question {i} about things?", f"Fine {i}.", f"Wrong, quite wrong {i}.") for i in range(40)]
+    file.write_text("".join(json.dumps(dict(zip(("prompt", "chosen", "rejected"), line, strict=True))) + "\n" for line in lines))
+    run = luthier.tune(file, model=str(tiny_base), settings=[*SHORT, "train.max_steps=1"], out=tmp_path / "run", listen=heard.append)
+    assert any("sft learns the chosen one and does not read the rejected one" in getattr(event, "text", "") for event in heard)
+    learned = pq.read_table(run.files.ledger)["learned"].to_pylist()
+    answers = [len(run.model.renderer.encode(chosen)) + 1 for _, chosen, _ in lines]
+    assert sorted(learned) == sorted(answers), "each answer and its end token, of the chosen side alone"
+
+
 def test_what_is_not_there(tmp_path: Path, tiny_base: Path) -> None:
     with pytest.raises(SpecError, match="No file of examples was given"):
         luthier.tune()

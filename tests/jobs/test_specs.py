@@ -79,3 +79,17 @@ def test_files_become_absolute_so_that_a_run_resumes_from_anywhere(tmp_path: Pat
     spec = specs.gather(data="rows.jsonl")
     assert spec.data.file == str((tmp_path / "rows.jsonl").resolve())
     assert spec.model.name == "luthier-mini", "a folder that is no model does not hide a name"
+
+
+def test_an_objective_that_says_what_is_learned_is_obeyed() -> None:
+    assert specs.gather(data="rows.txt").data.learn == "answers"
+    assert specs.gather(data="rows.txt", objective="pretrain").data.learn == "everything"
+    with pytest.raises(SpecError, match="data.learn = 'last_answer' does not do: objective pretrain learns everything"):
+        specs.gather(data={"file": "rows.txt", "learn": "last_answer"}, objective="pretrain")
+
+
+def test_a_mistyped_metric_is_told_before_anything_is_spent() -> None:
+    with pytest.raises(
+        SpecError, match="no metric called 'exact'.*Known: chrf, exact_match|no metric called 'exact'.*Did you mean exact_match"
+    ):
+        specs.gather(data="rows.csv", evaluate={"metric": "exact"})

@@ -151,7 +151,7 @@ def _compared(
     labels = detect([expected_answer(e, renderer) for e in examples if e.form != "text"])
     items = _items(renderer, asked, answers, labels)
     name, why = _metric(spec, labels, items)
-    measures = _read_measures(read, spec.resamples) | _answer_measures(items, labels, spec.resamples)
+    measures = _read_measures(read, spec.resamples) | _answer_measures(items, labels, spec)
     tables = {side: _table(items, side, labels) for side in SIDES} if labels.found and items else {}
     notes = [measures[name].warning] if measures[name].warning else []
     return Evaluation(measures[name], name, why, measures, items, labels, tables, notes)
@@ -159,7 +159,10 @@ def _compared(
 
 def _metric(spec: EvaluateSpec, labels: Labels, items: list[Item]) -> tuple[str, str]:
     if not items:
-        return "bits_per_byte", "no row was answered by generation"
+        asked = "" if spec.metric == "auto" else f"{spec.metric} was asked for, but "
+        return "bits_per_byte", f"{asked}no row was answered by generation"
+    if spec.metric == "label_accuracy" and not labels.found:
+        return spec.metric, f"asked for (evaluate.metric); whole answers are taken as labels, though {labels.reason}"
     if spec.metric != "auto":
         return spec.metric, "asked for (evaluate.metric)"
     return ("label_accuracy" if labels.found else "chrf"), labels.reason
@@ -185,10 +188,10 @@ def _answer(renderer: Renderer, expected: str, generation: Generation, labels: L
     return Answer(text, len(generation.tokens), generation.stopped, scores)
 
 
-def _answer_measures(items: list[Item], labels: Labels, resamples: int) -> dict[str, Verdict]:
+def _answer_measures(items: list[Item], labels: Labels, spec: EvaluateSpec) -> dict[str, Verdict]:
     found = {}
     for name in FOLDER.names() if items else []:
-        if name == "label_accuracy" and not labels.found:
+        if name == "label_accuracy" and not labels.found and spec.metric != name:
             continue  # without labels it would repeat exact match under another name
         part = metric(name)
         scores = {side: [getattr(item, side).scores[name] for item in items] for side in SIDES}
@@ -199,7 +202,7 @@ def _answer_measures(items: list[Item], labels: Labels, resamples: int) -> dict[
             unit=part.unit,
             scale=part.scale,
             higher_is_better=part.higher_is_better,
-            resamples=resamples,
+            resamples=spec.resamples,
         )
     return found
 

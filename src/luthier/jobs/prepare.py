@@ -1,4 +1,4 @@
-"""From a file to tokens: recognise, check, split, tokenise, account. No torch, no model weights: only the base's tokenizer and template."""
+"""From a file to tokens: recognise, check, split, tokenise, account. No model weights: only the base's tokenizer and template."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from luthier.core.files import fingerprint, sha256
 from luthier.core.home import cache_folder
 from luthier.core.spec import Spec
 from luthier.data.check import check
+from luthier.data.pairs import chosen_only
 from luthier.data.read import read
 from luthier.data.render import Renderer
 from luthier.data.report import Report
 from luthier.data.split import Split, plan_split
 from luthier.data.tokens import TokenTable, tokenise
+from luthier.jobs.specs import OBJECTIVES
 
 SHOWN = 8
 """Problems told in the error itself; `luthier data check` and the report tell all."""
@@ -103,6 +105,8 @@ def prepare(spec: Spec, renderer: Renderer, *, context: int, listen: Listener) -
     split = _split(spec)
     listen(Note(f"{len(split.train):,} rows to learn from, {len(split.valid):,} held out: {split.reason}"))
     listen(Stage("ledger"))
+    for text in _told(spec, renderer):
+        listen(Note(text))
     held_out = list(_held_out(spec, split))
     return Prepared(
         rows=_table("training", _chosen(Path(spec.data.file), spec, split.train), spec, renderer, context, split, listen),
@@ -110,6 +114,19 @@ def prepare(spec: Spec, renderer: Renderer, *, context: int, listen: Listener) -
         held_out=held_out,
         split=split,
     )
+
+
+def _told(spec: Spec, renderer: Renderer) -> Iterator[str]:
+    """What is done to rows that their owner may not expect."""
+    yield from renderer.notes
+    first = next((row for row in read(Path(spec.data.file), format=spec.data.format) if isinstance(row, Example)), None)
+    if first is not None and first.form == "preference" and not _compares(spec):
+        yield f"Rows are pairs of answers: {spec.objective.name} learns the chosen one and does not read the rejected one."
+
+
+def _compares(spec: Spec) -> bool:
+    pairs: bool = OBJECTIVES.load(spec.objective.name).Objective.pairs
+    return pairs
 
 
 def _files(spec: Spec) -> list[Path]:
@@ -133,16 +150,19 @@ def _chosen(path: Path, spec: Spec, rows: list[int]) -> Iterator[Example]:
 
 def _examples(path: Path, spec: Spec) -> Iterator[Example]:
     """The rows of a file that was checked; an error here means it changed since. Warnings were told by the check."""
+    compares = _compares(spec)
     for found in read(path, format=spec.data.format, group=spec.data.group):
         if isinstance(found, Example):
-            yield found
+            yield found if compares else chosen_only(found, learn=spec.data.learn)
         elif found.severity == "error":
             raise DataError(found.message, where=f"{found.file} row {found.row}", remedy=found.remedy, code=found.code)
 
 
 def _table(role: str, examples: Any, spec: Spec, renderer: Renderer, context: int, split: Split, listen: Listener) -> TokenTable:
     files = [sha256(path) for path in _files(spec)]
-    key = fingerprint([role, files, spec.data.model_dump(mode="json", exclude={"file", "valid"}), split.train, split.valid, context])
+    key = fingerprint(
+        [role, files, spec.data.model_dump(mode="json", exclude={"file", "valid"}), split.train, split.valid, context, _compares(spec)]
+    )
     return tokenise(
         examples,
         renderer=renderer,

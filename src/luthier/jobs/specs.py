@@ -12,10 +12,11 @@ import yaml
 from luthier.core.errors import NotFound, SpecError
 from luthier.core.files import write_text
 from luthier.core.registry import Folder
-from luthier.core.spec import Part, Spec, checked
+from luthier.core.spec import DataSpec, Part, Spec, checked
 
 METHODS = Folder("luthier.methods", "method")
 OBJECTIVES = Folder("luthier.objectives", "objective")
+METRICS = Folder("luthier.evaluation.metrics", "metric")
 
 SHORT = {"model": "name", "data": "file", "method": "name", "objective": "name"}
 """Sections that may be written as one word."""
@@ -44,15 +45,23 @@ def gather(*, config: Path | None = None, settings: Iterable[str] = (), **sectio
     content = _merged(content, {k: v for k, v in sections.items() if v is not None})
     for setting in settings:
         content = _merged(content, _nested(setting))
-    return complete(Spec.parse(content, where=str(config or "")))
+    where = str(config or "")
+    return complete(Spec.parse(content, where=where), where=where)
 
 
-def complete(spec: Spec) -> Spec:
-    """Let the owners of method and objective check their options and fill in their defaults; make local paths absolute."""
-    data = spec.data.model_copy(update={"file": _absolute(spec.data.file)} | _absolute_valid(spec.data.valid))
+def complete(spec: Spec, *, where: str = "") -> Spec:
+    """Let the owners of method, objective and metric check what is theirs and fill in their defaults; make local paths absolute.
+
+    Raises:
+        SpecError: an unknown part or option, or a ``data.learn`` that the objective does not leave open.
+    """
+    paths = {"file": _absolute(spec.data.file)} | _absolute_valid(spec.data.valid)
+    data = spec.data.model_copy(update=paths | {"learn": _learn(spec)})
     is_folder = (Path(spec.model.name).expanduser() / "config.json").is_file()
     model = spec.model.model_copy(update={"name": _absolute(spec.model.name)} if is_folder else {})
-    method, objective = _filled(METHODS, spec.method, "method"), _filled(OBJECTIVES, spec.objective, "objective")
+    method, objective = _filled(METHODS, spec.method, "method", where), _filled(OBJECTIVES, spec.objective, "objective", where)
+    if spec.evaluate.metric != "auto":
+        METRICS.load(spec.evaluate.metric)  # a mistyped name is told before anything is spent
     return spec.model_copy(update={"data": data, "model": model, "method": method, "objective": objective})
 
 
@@ -96,8 +105,17 @@ def load(path: Path) -> Spec:
     return Spec.parse(load_yaml(path), where=str(path))
 
 
-def _filled(folder: Folder, part: Part, path: str) -> Part:
-    options = checked(folder.load(part.name).Options, part.options, path=path)
+def _learn(spec: Spec) -> str:
+    """What the objective wants learned, where it does not leave that to ``data.learn``."""
+    wanted: str | None = OBJECTIVES.load(spec.objective.name).Objective.learn
+    if wanted is None or spec.data.learn in (wanted, DataSpec().learn):
+        return wanted or spec.data.learn
+    what = f"data.learn = {spec.data.learn!r} does not do: objective {spec.objective.name} learns {wanted}."
+    raise SpecError(what, remedy="Leave data.learn out, or take objective sft.", code="bad_value")
+
+
+def _filled(folder: Folder, part: Part, path: str, where: str) -> Part:
+    options = checked(folder.load(part.name).Options, part.options, path=path, where=where)
     return Part(name=part.name, **options.model_dump(mode="json"))
 
 

@@ -16,6 +16,7 @@ class Objective:
     """Next-token loss on everything."""
 
     learn: str | None = "everything"
+    pairs = False
     linear = True
 
     def __init__(self, options: Options | None = None) -> None:

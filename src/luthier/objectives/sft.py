@@ -20,6 +20,7 @@ class Objective:
     """Next-token loss on the learned list."""
 
     learn: str | None = None
+    pairs = False
     linear = True
 
     def __init__(self, options: Options | None = None) -> None:
