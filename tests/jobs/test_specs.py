@@ -84,12 +84,10 @@ def test_files_become_absolute_so_that_a_run_resumes_from_anywhere(tmp_path: Pat
 def test_an_objective_that_says_what_is_learned_is_obeyed() -> None:
     assert specs.gather(data="rows.txt").data.learn == "answers"
     assert specs.gather(data="rows.txt", objective="pretrain").data.learn == "everything"
-    with pytest.raises(SpecError, match="data.learn = 'last_answer' does not do: objective pretrain learns everything"):
+    with pytest.raises(SpecError, match=r"data\.learn = 'last_answer' does not do: objective pretrain learns everything"):
         specs.gather(data={"file": "rows.txt", "learn": "last_answer"}, objective="pretrain")
 
 
 def test_a_mistyped_metric_is_told_before_anything_is_spent() -> None:
-    with pytest.raises(
-        SpecError, match="no metric called 'exact'.*Known: chrf, exact_match|no metric called 'exact'.*Did you mean exact_match"
-    ):
-        specs.gather(data="rows.csv", evaluate={"metric": "exact"})
+    with pytest.raises(SpecError, match=r"no metric called 'exact_mach'.*Did you mean exact_match"):
+        specs.gather(data="rows.csv", evaluate={"metric": "exact_mach"})
