@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import luthier
-from luthier.core.errors import DataError, Interrupted, NotFound, SpecError
+from luthier.core.errors import DataError, Interrupted, ModelError, NotFound, SpecError
 from luthier.core.events import Event, Stage, Stepped, Validated
 from luthier.core.files import sha256
 from luthier.core.spec import Spec
@@ -166,6 +166,37 @@ def test_changed_data_is_not_mixed_with_old(tuned: Run, rows: Path) -> None:
     with pytest.raises(DataError, match="training file of this run is gone"):
         resume(tuned.folder)
     assert tuned.files.state()["error"]["code"] == "data_changed"
+
+
+def test_an_edited_spec_or_another_base_is_not_mixed_with_the_old(tuned: Run, tiny_base: Path, tmp_path: Path) -> None:
+    tuned.files.mark("interrupted")
+    spec, base = tuned.spec, tmp_path / tiny_base.name
+    shutil.copytree(tiny_base, base)
+    specs.save(spec.model_copy(update={"train": spec.train.model_copy(update={"learning_rate": 0.5})}), tuned.files.spec)
+    with pytest.raises(SpecError, match=r"spec\.yaml has changed since this run began.*luthier tune --config"):
+        resume(tuned.folder)
+    specs.save(spec.model_copy(update={"model": spec.model.model_copy(update={"name": str(base)})}), tuned.files.spec)
+    assert resume(tuned.folder).verdict == tuned.verdict, "the same base in another place is the same base"
+    tuned.files.mark("interrupted")
+    weights = bytearray((base / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (base / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ModelError, match="The base has changed since this run began"):
+        resume(tuned.folder)
+
+
+def test_choices_made_for_the_user_are_kept_and_shown(tuned: Run) -> None:
+    texts = [note["text"] for note in json.loads(tuned.files.notes.read_text())]
+    assert len(texts) == len(set(texts))
+    derived = next(text for text in texts if text.startswith("learning_rate 0.003: "))
+    assert derived in tuned.files.report.read_text()
+    assert any("The same held-out rows chose the step" in note for note in tuned.summary["notes"])
+
+
+def test_a_run_without_held_out_rows_is_certified_all_the_same(rows: Path, tiny_base: Path, tmp_path: Path) -> None:
+    run = luthier.tune(rows, model=str(tiny_base), settings=[*SHORT, "train.max_steps=1", "data.valid=0"], out=tmp_path / "run")
+    assert len(json.loads(run.files.certificate.read_text())["probes"]) == 20
+    assert "Nothing can be said" in run.verdict and not [note for note in run.summary["notes"] if "chose the step" in note]
 
 
 def test_bad_rows_stop_the_run_before_anything_is_made(rows: Path, tiny_base: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def evaluate(
     *,
     spec: EvaluateSpec,
     folder: Path | None = None,
+    notes: Iterable[str] = (),
     on_progress: Progress | None = None,
 ) -> Evaluation:
     """Compare base and tuned, and keep the result in ``folder/evaluation``.
@@ -85,7 +86,7 @@ def evaluate(
     Args:
         model, method: the tuned model and what it was tuned with; the base is had from them (`inference.sides`).
         examples: held-out rows, to be answered. rows: the same as tokens, to be read.
-        folder: the run's folder; None keeps nothing.
+        folder: the run's folder; None keeps nothing. notes: what a reader should know about these rows.
         on_progress: called with (done, total), in rows read or answered by either side.
 
     Raises:
@@ -93,7 +94,7 @@ def evaluate(
     """
     start = time.perf_counter()
     metric(spec.metric) if spec.metric != "auto" else None  # a mistyped name is told before minutes are spent
-    asked, notes = questions(model, examples, most=spec.rows)
+    asked, unasked = questions(model, examples, most=spec.rows)
     limit = longest_answer(model, asked) if spec.max_tokens == "auto" else spec.max_tokens
     count = _Counter(2 * (len(rows) + len(asked)), on_progress)
     sides = Sides(model, method)
@@ -103,7 +104,12 @@ def evaluate(
             read[side] = likelihood(answering, rows, on_progress=count.stage())
             answers[side] = _answers(answering, asked, limit, count.stage())
     found = _compared(model.renderer, asked, read, answers, examples, spec)
-    found.notes, found.rows, found.max_tokens, found.seconds = notes + found.notes, len(rows), limit, time.perf_counter() - start
+    found.notes, found.rows, found.max_tokens, found.seconds = (
+        [*notes, *unasked, *found.notes],
+        len(rows),
+        limit,
+        time.perf_counter() - start,
+    )
     if folder is not None:
         write_items(found.items, folder / "evaluation" / "items.jsonl")
         write_json(folder / "evaluation" / "sample.json", sample(rows, model.renderer))

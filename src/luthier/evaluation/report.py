@@ -56,6 +56,7 @@ def gathered(run: RunFolder) -> dict[str, Any]:
         "worst": ends(items, summary.get("metric", ""), best=False),
         "metric": summary.get("metric", ""),
         "data": _json(run.data),
+        "notes": [note for note in _list(run.notes) if note["level"] != "verdict"],
         "capsule": _json(run.capsule),
         "capsule_rows": flat(_json(run.capsule)),
         "certificate": _json(run.certificate),
@@ -145,6 +146,10 @@ def _title(spec: dict[str, Any]) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _list(path: Path) -> list[dict[str, Any]]:
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

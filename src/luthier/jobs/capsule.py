@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier import __version__
-from luthier.core.errors import DataError, StorageError
+from luthier.core.errors import DataError, ModelError, SpecError, StorageError
 from luthier.core.files import fingerprint, sha256, write_json
 from luthier.core.spec import Spec
 from luthier.models.machine import machine
@@ -43,9 +43,15 @@ def seal(folder: RunFolder, spec: Spec, *, model_folder: Path) -> dict[str, Any]
     return content
 
 
+def derived(folder: RunFolder, spec: Spec) -> None:
+    """Add the fingerprint of the Spec with every number derived; to be called before that Spec is written."""
+    write_json(folder.capsule, {**read(folder), "derived": spec_fingerprint(spec)})
+
+
 def close(folder: RunFolder, spec: Spec) -> None:
-    """Add what came out: hashes of the trained weights, and the fingerprint of the Spec with every number derived."""
-    write_json(folder.capsule, {**read(folder), "spec": spec_fingerprint(spec), "weights": hashes(folder.weights)})
+    """Add what came out: hashes of the trained weights; the fingerprint is that of the Spec with every number derived."""
+    content = {**read(folder), "spec": spec_fingerprint(spec), "weights": hashes(folder.weights)}
+    write_json(folder.capsule, {key: value for key, value in content.items() if key != "derived"})
 
 
 def read(folder: RunFolder) -> dict[str, Any]:
@@ -76,6 +82,29 @@ def verify_data(folder: RunFolder, spec: Spec) -> None:
         if sha256(path) != sealed[role]["sha256"]:
             remedy = "Put the old content back, or begin a new run: going on would mix two data sets."
             raise DataError(f"The {role} file has changed since this run began.", where=str(path), remedy=remedy, code="data_changed")
+
+
+def verify_spec(folder: RunFolder, spec: Spec) -> None:
+    """Refuse to continue with another Spec than the run began with.
+
+    Raises:
+        SpecError: ``spec.yaml`` was edited.
+    """
+    sealed = read(folder)
+    if spec_fingerprint(spec) not in (sealed["spec"], sealed.get("derived")):
+        remedy = f"Put the old values back, or begin a new run: luthier tune --config {folder.spec}"
+        raise SpecError("spec.yaml has changed since this run began.", where=str(folder.spec), remedy=remedy, code="spec_changed")
+
+
+def verify_base(folder: RunFolder, model_folder: Path) -> None:
+    """Refuse to continue on another base than the run began with.
+
+    Raises:
+        ModelError: its weights have changed.
+    """
+    if hashes(model_folder) != read(folder)["base"]["weights"]:
+        remedy = "Put the old weights back, or begin a new run: going on would mix two models."
+        raise ModelError("The base has changed since this run began.", where=str(model_folder), remedy=remedy, code="base_changed")
 
 
 def data_files(spec: Spec) -> dict[str, Path]:

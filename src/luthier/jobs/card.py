@@ -20,7 +20,7 @@ def card(spec: Spec, *, summary: dict[str, Any], capsule: dict[str, Any], rows: 
     data = capsule["data"]["training"]
     return f"""---
 base_model: {Path(spec.model.name).name}
-library_name: peft
+library_name: {"transformers" if spec.method.name == "full" else "peft"}
 tags: [luthier, {spec.method.name}, {spec.objective.name}]
 ---
 # {Path(spec.data.file).stem}: {Path(spec.model.name).name} tuned with {spec.method.name}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from luthier.core.events import Listener, Note, Progress, Stage
 from luthier.core.files import write_text
+from luthier.data.overlap import near_learned
 from luthier.evaluation import certificate
 from luthier.evaluation.evaluate import evaluate
 from luthier.evaluation.report import report
 from luthier.jobs import capsule
 from luthier.jobs.card import card
+from luthier.jobs.prepare import learned_rows
 from luthier.jobs.result import Run
 from luthier.jobs.training import Training
 
@@ -25,16 +29,40 @@ def compare(training: Training, *, listen: Listener) -> None:
         training.data.held_out,
         training.data.valid,
         spec=training.spec.evaluate,
+        notes=_reservations(training),
         folder=training.folder.path,
         on_progress=lambda done, total: listen(Progress("evaluate", done, total)),
     )
     listen(Note(found.verdict.sentence, level="verdict"))
 
 
+def _reservations(training: Training) -> list[str]:
+    """What a reader must know about these held-out rows before believing the verdict."""
+    held_out, notes = training.data.held_out, []
+    if _looks(training) > 1:
+        notes.append(
+            "The same held-out rows chose the step whose weights were kept (lowest of several held-out losses), which can flatter tuned a "
+            "little; `luthier evaluate RUN --data FILE` compares on rows that decided nothing."
+        )
+    near = near_learned(learned_rows(training.spec, training.data.split), held_out)
+    if near:
+        told = ", ".join(f"{held} is nearly {learned}" for held, learned in near[:3])
+        notes.append(
+            f"{len(near)} of {len(held_out)} held-out rows are nearly, or wholly, like a learned row, which flatters tuned: {told}."
+        )
+    return notes
+
+
+def _looks(training: Training) -> int:
+    steps = training.folder.steps
+    return steps.read_text(encoding="utf-8").count('"kind": "validated"') if steps.is_file() else 0
+
+
 def certify(training: Training, *, listen: Listener) -> None:
     """Probes with the answers the model gives now; replayed whenever it is loaded."""
     listen(Stage("certify"))
-    certificate.write(training.model, training.method, training.data.held_out[:PROBES], training.folder.path)
+    probes = training.data.held_out or learned_rows(training.spec, training.data.split)  # a run without held-out rows is certified, too
+    certificate.write(training.model, training.method, list(islice(probes, PROBES)), training.folder.path)
 
 
 def tell(training: Training, *, listen: Listener) -> None:

@@ -109,11 +109,16 @@ def prepare(spec: Spec, renderer: Renderer, *, context: int, listen: Listener) -
         listen(Note(text))
     held_out = list(_held_out(spec, split))
     return Prepared(
-        rows=_table("training", _chosen(Path(spec.data.file), spec, split.train), spec, renderer, context, split, listen),
+        rows=_table("training", learned_rows(spec, split), spec, renderer, context, split, listen),
         valid=_table("held-out", held_out, spec, renderer, context, split, listen),
         held_out=held_out,
         split=split,
     )
+
+
+def learned_rows(spec: Spec, split: Split) -> Iterator[Example]:
+    """The training rows as examples, in file order."""
+    return _chosen(Path(spec.data.file), spec, split.train)
 
 
 def _told(spec: Spec, renderer: Renderer) -> Iterator[str]:

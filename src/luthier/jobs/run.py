@@ -86,7 +86,7 @@ def resume(name: str | Path, *, listen: Listener = silence) -> Run:
     """Continue a run that was stopped, killed or failed; a finished one is returned as it is.
 
     Raises:
-        DataError: the data changed since it began.
+        DataError, SpecError, ModelError: data, ``spec.yaml`` or base changed since it began.
     """
     folder = runs.find(str(name))
     if folder.state()["state"] == "succeeded":
@@ -94,8 +94,10 @@ def resume(name: str | Path, *, listen: Listener = silence) -> Run:
         return Run(folder)
     spec = specs.load(folder.spec)
     with _accounted(folder, listen) as noting:
+        capsule.verify_spec(folder, spec)
         capsule.verify_data(folder, spec)
         model = load_model(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
+        capsule.verify_base(folder, model.folder)
         return _stages(folder, spec, model, noting)
 
 
@@ -150,6 +152,7 @@ def _trained(folder: RunFolder, spec: Spec, model: Model, data: Prepared, listen
     work = Training(folder, spec, model, training.attach(spec, model), data)
     if folder.last_checkpoint() is None:
         work = training.dress_rehearsal(work, listen=listen)
+        capsule.derived(folder, work.spec)
         specs.save(work.spec, folder.spec)
     training.fit(work, listen=listen)
     return work
@@ -162,6 +165,8 @@ def _accounted(folder: RunFolder, listen: Listener) -> Iterator[Listener]:
     def noting(event: Event) -> None:
         if isinstance(event, Stage):
             folder.mark("running", stage=event.name)
+        if isinstance(event, Note):
+            folder.note(event.level, event.text)
         listen(event)
 
     folder.mark("running", error={})

@@ -12,6 +12,7 @@ import pyarrow.compute
 from luthier.core.errors import Interrupted
 from luthier.core.events import Listener, Note, Stage
 from luthier.core.spec import Spec, checked
+from luthier.engine.arena import keep_memory
 from luthier.engine.rehearsal import rehearse
 from luthier.engine.session import Session
 from luthier.engine.watch import Watch
@@ -101,6 +102,7 @@ def fit(training: Training, *, listen: Listener) -> None:
 
 
 def _session(training: Training) -> Session:
+    keep_memory()
     spec = training.spec
     part = specs.OBJECTIVES.load(spec.objective.name)
     objective = part.Objective(checked(part.Options, spec.objective.options, path="objective"))

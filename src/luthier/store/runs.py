@@ -5,6 +5,7 @@
   capsule.json         hashes of data and weights, seeds, versions, machine
   data.json            the check report                 split.json     which rows were held out
   ledger.parquet       what each row taught             steps.jsonl    every step and every look at the held-out loss
+  notes.json           every choice made for the user, and why: derived numbers, adaptations, warnings
   checkpoints/         step-000120/ ...                 adapter/ or model/   the result (PEFT or Hugging Face layout)
   certificate.json     probes, replayed at every load   evaluation/    items.jsonl, summary.json
   report.html card.md  for people                       state.json     how far the run has come
@@ -70,6 +71,11 @@ class RunFolder:
         return self.path / "steps.jsonl"
 
     @property
+    def notes(self) -> Path:
+        """What the run told its user: ``[{"level", "text"}]``, in order."""
+        return self.path / "notes.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Folders `step-000120`."""
         return self.path / "checkpoints"
@@ -118,6 +124,13 @@ class RunFolder:
         """Write ``state.json`` atomically; what is not given is kept."""
         old = self.state() if (self.path / "state.json").exists() else {}
         write_json(self.path / "state.json", {**old, "state": state, "stage": stage or old.get("stage", ""), "changed": _now(), **facts})
+
+    def note(self, level: str, text: str) -> None:
+        """Keep what was told, once: a resumed run says some things again."""
+        told = json.loads(self.notes.read_text(encoding="utf-8")) if self.notes.is_file() else []
+        new = {"level": level, "text": text}
+        if new not in told:
+            write_json(self.notes, [*told, new])
 
     def last_checkpoint(self) -> Path | None:
         """The checkpoint with the highest step; half-written ones have other names and are not seen."""
