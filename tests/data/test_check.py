@@ -157,6 +157,16 @@ def test_near_duplicates_and_system_prompts(tmp_path: Path) -> None:
     assert only(refused, "near_duplicate").severity == "error"
 
 
+def test_rows_of_the_held_out_file_are_checked_as_well(tmp_path: Path) -> None:
+    held = tmp_path / "held.jsonl"
+    rows = [good(50), chat(("user", "And now?")), chat(("user", "Where?"), ("assistant", " "))]
+    held.write_text("\n".join([*map(json.dumps, rows), "{broken"]))
+    report = checked(tmp_path, valid=held)
+    found = {(problem.row, problem.code) for problem in report.problems if problem.file == str(held)}
+    assert found == {(2, "no_assistant"), (3, "empty_answer"), (4, "invalid_json")}
+    assert (report.rows, report.good, report.errors) == (12, 12, 3), "its rows are not counted among those that are learned"
+
+
 def test_leakage_into_the_held_out_file(tmp_path: Path) -> None:
     held = tmp_path / "held.csv"
     row = good(5)["messages"]

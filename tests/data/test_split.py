@@ -30,6 +30,17 @@ def held(path: Path, **data: Any) -> set[str]:
     return {rows[row] for row in split.valid}
 
 
+def test_equal_rows_of_different_groups_are_not_parted(tmp_path: Path) -> None:
+    table = pairs(range(200))
+    held_rows = plan_split(write(tmp_path / "a.jsonl", table), data=DataSpec(group="customer")).valid
+    twin = {**table[held_rows[0] - 1], "customer": next(t["customer"] for n, t in enumerate(table, 1) if n not in held_rows)}
+    path = write(tmp_path / "b.jsonl", [*table, twin])
+    with pytest.raises(DataError, match=rf"1 rows say the same as a row of another customer.*row 201 = row {held_rows[0]}") as caught:
+        plan_split(path, data=DataSpec(group="customer"))
+    assert caught.value.code == "leakage"
+    assert plan_split(path, data=DataSpec()).train, "without groups equal rows stay together"
+
+
 def test_rows_that_are_added_move_no_other(tmp_path: Path) -> None:
     before = held(write(tmp_path / "a.jsonl", pairs(range(1000))))
     more = pairs(range(2000))

@@ -46,7 +46,8 @@ def check(
     Args:
         data: format, group, what is learned, what happens to long rows.
         renderer, context: with both, rows longer than `context` tokens, and rows that teach nothing, are found.
-        valid: file of held-out rows that must share none with this one. By default ``data.valid`` when that names a file.
+        valid: file of held-out rows, checked like these, that must share none with this one. By default ``data.valid`` when that names
+            a file.
         near: look for near duplicates.
         on_progress: hears bytes read and bytes in all.
 
@@ -93,12 +94,7 @@ class _Scan:
     def row(self, example: Example) -> None:
         """Everything that is looked at in one row."""
         report, row = self.report, example.source.row
-        problems = broken(example, learn=self.data.learn)
-        self._add_all(problems)
-        if all(problem.severity == "warning" for problem in problems):
-            report.good += 1
-            if self.fitting:
-                self._add_all(self.fitting.look(example))
+        report.good += self._learnable(example)
         said = words(example)
         self._personal(example, said)
         self.digests.add(row, digest(content(example)))
@@ -107,6 +103,15 @@ class _Scan:
         if example.label and (example.label in self.labels or len(self.labels) < _MOST_LABELS):
             self.labels[example.label] += 1
 
+    def _learnable(self, example: Example) -> bool:
+        """Whether the row has no error of its own; whatever is wrong with it is reported."""
+        problems = broken(example, learn=self.data.learn)
+        self._add_all(problems)
+        good = all(problem.severity == "warning" for problem in problems)
+        if good and self.fitting:
+            self._add_all(self.fitting.look(example))
+        return good
+
     def conclude(self, valid: Path | None) -> None:
         """What only shows when all rows have been seen."""
         copies = self._exact()
@@ -114,7 +119,7 @@ class _Scan:
         self._few()
         self._imbalance()
         if valid is not None:
-            self._leakage(valid)
+            self._held_out(valid)
 
     def _add_all(self, problems: Iterable[Problem]) -> None:
         for problem in problems:
@@ -170,8 +175,15 @@ class _Scan:
             message = f"{len(rare)} labels are at least {IMBALANCE} times rarer than {common} ({most:,} rows): {told}."
             self._warn(0, "label_imbalance", message, "Add rows of the rare labels; the model may never say them.")
 
-    def _leakage(self, valid: Path) -> None:
-        held = digests(valid, self.data)
+    def _held_out(self, valid: Path) -> None:
+        """Held-out rows must be rows that can be learned from, and none of them may be learned."""
+        held = Digests()
+        for item in read(valid, format=self.data.format, group=self.data.group):
+            if isinstance(item, Problem):
+                self.report.add(item)
+            else:
+                self._learnable(item)
+                held.add(item.source.row, digest(content(item)))
         for row, other in self.digests.common(held):
             message = f"The row is also held out: {valid} row {other}."
             self._warn(row, "leakage", message, "Delete it from one of the two files; otherwise the result is flattered.", error=True)

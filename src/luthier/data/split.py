@@ -4,7 +4,7 @@
   share. Its side depends on nothing else: rows that are added never move another.
 * With labels the hash ranks the rows of each label, and the first of each are held out: every label gets its share exactly. The price: rows
   that are added can move those at the border, at most as many as were added, per label.
-* Equal rows have equal hashes, so they are always on the same side.
+* Equal rows have equal hashes, so they are always on the same side - unless they belong to different groups: then the split is refused.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from luthier.core.spec import DataSpec
 from luthier.data.bytes import OnBytes
 from luthier.data.check import FEWEST_ROWS, digests
 from luthier.data.content import content, digest
+from luthier.data.duplicates import Digests
 from luthier.data.json_rows import Flaw, Record, compact
 from luthier.data.read import read, records
 from luthier.data.recognise import Recognition, recognise
@@ -51,6 +52,7 @@ class _Lottery:
     def __init__(self) -> None:
         self._rows, self._places, self._labels = array("q"), array("d"), array("l")
         self._names: dict[str, int] = {}
+        self.said = Digests()  # filled only where groups can part equal rows
 
     def add(self, row: int, place: float, label: str) -> None:
         """One more row."""
@@ -91,6 +93,8 @@ def plan_split(
     if not held.any() and data.valid > 0 and len(rows) >= FEWEST_ROWS:
         held = places == places.min()
         reason = f"{reason}, the lowest because none fell below the share"
+    if data.group:
+        _apart(path, lottery.said, set(rows[held].tolist()), data.group)
     reason = f"{held.sum():,} of {len(rows):,} rows are held out, {reason}."
     return Split(rows[~held].tolist(), rows[held].tolist(), reason)
 
@@ -104,6 +108,8 @@ def _drum(path: Path, data: DataSpec, seed: int, recognition: Recognition | None
             said = f"group\x1f{item.group}".encode() if item.group else digest(content(item))
             place = int.from_bytes(blake2b(said, digest_size=8, key=key).digest(), "little") / _WHOLE
             lottery.add(item.source.row, place, item.label)
+            if data.group:
+                lottery.said.add(item.source.row, digest(content(item)))
     if not seen_group:
         raise DataError(f"No row has the group field {data.group!r}.", where=str(path), remedy="Correct data.group.", code="no_group")
     return lottery
@@ -126,6 +132,19 @@ def _border(places: NDArray[np.float64], share: float) -> float:
     """The place below which as many of the distinct `places` lie as the share says (rounded)."""
     count = int(len(places) * share + 0.5)
     return float(places[count]) if count < len(places) else 1.0
+
+
+def _apart(path: Path, said: Digests, held: set[int], group: str) -> None:
+    """Refuse rows that say the same and were parted because their groups are on different sides."""
+    parted = [(copy, first) for copy, first in said.duplicates() if (copy in held) != (first in held)]
+    if parted:
+        told = ", ".join(f"row {copy} = row {first}" for copy, first in parted[:5]) + (" ..." if len(parted) > 5 else "")
+        raise DataError(
+            f"{len(parted):,} rows say the same as a row of another {group} that is on the other side of the split: {told}.",
+            where=str(path),
+            remedy="Delete one of each, or leave data.group out; otherwise the result is flattered.",
+            code="leakage",
+        )
 
 
 def _by_file(path: Path, valid: Path, data: DataSpec) -> Split:

@@ -96,6 +96,7 @@ def _warnings(report: Report) -> list[str]:
     told = []
     for code, problem in reversed(first.items()):
         times, row = report.counts[code], f"row {problem.row}: " if problem.row else ""
+        row = row if problem.file == report.file else f"{Path(problem.file).name} {row}"
         told.append(f"{code}{f', {times:,} times, first' if times > 1 else ''} {row}{problem.message}")
     return told
 

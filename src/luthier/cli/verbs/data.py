@@ -15,6 +15,7 @@ from luthier.cli.progress import screen
 from luthier.core.events import Progress, Stage
 
 if TYPE_CHECKING:
+    from luthier.core.problem import Problem
     from luthier.core.spec import DataSpec
     from luthier.data.bytes import OnBytes
     from luthier.data.report import Report
@@ -153,9 +154,14 @@ def _worst_first(report: Report) -> list[str]:
     return sorted(report.counts, key=lambda code: (report.severities[code], -report.counts[code]))
 
 
+def _row(problem: Problem, report: Report) -> str:
+    """Where it is; rows of the held-out file are told with its name."""
+    return str(problem.row) if problem.file == report.file else f"{Path(problem.file).name} {problem.row}"
+
+
 def _line(report: Report, code: str) -> tuple[str, ...]:
     found = [problem for problem in report.problems if problem.code == code]
-    rows = [str(problem.row) for problem in found[:4] if problem.row]
+    rows = [_row(problem, report) for problem in found[:4] if problem.row]
     where = ", ".join(rows) + (" ..." if report.counts[code] > len(rows) > 0 else "")
     field = f"{found[0].field}: " if found[0].field else ""
     return report.severities[code], code, f"{report.counts[code]:,}", where, field + found[0].message, found[0].remedy
