@@ -145,3 +145,18 @@ def test_events_are_plain(watch):
     for event in watch().run():
         assert json.loads(json.dumps(event.to_json()))["kind"] == type(event).__name__.lower()
         assert dataclasses.is_dataclass(event)
+
+
+def test_a_look_that_is_not_a_number_is_never_the_best(watch):
+    watched = watch("broken", validate_every=2)
+    head = watched.session.model.head().weight
+    sound = head.detach().clone()
+    looks = []
+    for event in watched.run():
+        if isinstance(event, Stepped):  # the head stands still in LoRA: spoiled for the first look only
+            head.data.copy_(torch.full_like(sound, torch.nan) if event.step == 2 else sound)
+        if isinstance(event, Validated):
+            looks.append((event.step, event.best))
+            head.data.copy_(sound)
+    assert looks[:2] == [(2, False), (4, True)]
+    assert watched.progress.best_step > 2

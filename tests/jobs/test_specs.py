@@ -91,3 +91,9 @@ def test_an_objective_that_says_what_is_learned_is_obeyed() -> None:
 def test_a_mistyped_metric_is_told_before_anything_is_spent() -> None:
     with pytest.raises(SpecError, match=r"no metric called 'exact_mach'.*Did you mean exact_match"):
         specs.gather(data="rows.csv", evaluate={"metric": "exact_mach"})
+
+
+def test_a_wrong_value_is_named_as_it_was_written() -> None:
+    for setting in ("method.freeze=abc", "train.epochs=abc"):
+        with pytest.raises(SpecError, match=rf"^{setting.replace('=abc', '')} = 'abc' does not do"):
+            specs.gather(data="rows.csv", method="full", settings=[setting])

@@ -160,8 +160,7 @@ def checked(kind: type[M], content: dict[str, Any], *, where: str = "", path: st
 
 def _explain(kind: type[BaseModel], error: ValidationError, where: str, path: str) -> NoReturn:
     first = error.errors()[0]
-    place = [p for p in ([path] if path else []) + [str(p) for p in first["loc"] if not str(p).startswith(("literal", "constrained"))]]
-    key = ".".join(place)
+    key = ".".join([*([path] if path else []), *_named(kind, first["loc"])])
     if first["type"] == "extra_forbidden":
         owner = kind
         for part in first["loc"][:-1]:
@@ -177,3 +176,15 @@ def _explain(kind: type[BaseModel], error: ValidationError, where: str, path: st
         remedy="Change it, or leave it out for the default.",
         code="bad_value",
     ) from error
+
+
+def _named(kind: type[BaseModel], places: tuple[int | str, ...]) -> list[str]:
+    """The names of settings on the way to a value; pydantic adds which branch of a union it tried, which nobody wrote."""
+    names: list[str] = []
+    owner: Any = kind
+    for place in map(str, places):
+        if not (isinstance(owner, type) and issubclass(owner, BaseModel)):
+            break
+        names.append(place)
+        owner = owner.model_fields[place].annotation if place in owner.model_fields else None
+    return names

@@ -102,7 +102,7 @@ class Watch:
         if not session.valid:
             return
         loss = session.validate()
-        better = progress.best_loss is None or loss < progress.best_loss
+        better = math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss)  # nothing is smaller than nan
         progress.looks.append((session.step, loss))
         progress.looks_without_better = 0 if better else progress.looks_without_better + 1
         if better:
