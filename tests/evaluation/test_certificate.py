@@ -62,6 +62,19 @@ def test_a_slightly_changed_weight_is_noticed(tuned: Tuned, folder: Path) -> Non
             weight.copy_(kept)
 
 
+def test_weights_that_are_no_numbers_do_not_pass(tuned: Tuned, folder: Path) -> None:
+    weight = tuned.model.head().weight
+    kept = weight.clone()
+    try:
+        with torch.no_grad():
+            weight.fill_(float("nan"))
+        with pytest.raises(ResultError, match=r"does not answer as certified\. Probe 1, answer token 1 .* has log-probability nan"):
+            replay(tuned.model, tuned.method, folder)
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
+
+
 def test_another_template_is_named_before_anything_is_scored(tuned: Tuned, folder: Path, tmp_path: Path) -> None:
     drifted = reload(tuned.model)
     save(drifted, tmp_path / "model")

@@ -109,7 +109,7 @@ def replay(model: Model, method: Method | None, folder: Path) -> Replay:
     distances = [np.abs(s.logprobs_L - e) for s, e in zip(scores, expected, strict=True)]
     result = _result(distances, [s.hits_L for s in scores])
     limits = max(TOLERANCE[content["dtype"]], TOLERANCE[_dtype(model)])
-    if result.mean > limits[0] or result.largest > limits[1]:
+    if not (result.mean <= limits[0] and result.largest <= limits[1]):  # so written, nan does not pass
         raise _differs(model, content, distances, [s.logprobs_L for s in scores], result, limits)
     return result
 
@@ -126,7 +126,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StorageError(f"The certificate cannot be read: {error}.", where=str(path), remedy="Evaluate the run again.") from error
+        raise StorageError(
+            f"The certificate cannot be read: {error}.", where=str(path), remedy="Delete it; `luthier tune --resume RUN` writes it again."
+        ) from error
     if content.get("version") != VERSION:
         what = f"The certificate has version {content.get('version')}, this Luthier reads {VERSION}."
         raise StorageError(what, where=str(path), remedy="Use the Luthier that wrote it.")
@@ -184,8 +186,8 @@ def _differs(
     result: Replay,
     limits: tuple[float, float],
 ) -> ResultError:
-    threshold = limits[1] if result.largest > limits[1] else limits[0]
-    number, place = next((i, int(np.argmax(d > threshold))) for i, d in enumerate(distances) if (d > threshold).any())
+    threshold = limits[0] if result.largest <= limits[1] else limits[1]
+    number, place = next((i, int(np.argmin(d <= threshold))) for i, d in enumerate(distances) if not (d <= threshold).all())
     probe = content["probes"][number]
     token, then = probe["tuned"]["tokens"][place], probe["tuned"]["logprobs"][place]
     return ResultError(
