@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from luthier.core.errors import SpecError
+from luthier.core.errors import SpecError, StorageError
 from luthier.core.example import Message
 from luthier.export import EXPORTERS, export
 from luthier.methods import full, lora
@@ -60,6 +62,22 @@ def test_the_adapter_answers_the_same_in_peft(tiny_model: Make, tmp_path: Path) 
     base = AutoModelForCausalLM.from_pretrained(str(tmp_path / "base"), attn_implementation="eager")
     theirs = PeftModel.from_pretrained(base, str(tmp_path / "out"))
     torch.testing.assert_close(theirs(TOKENS_T[None]).logits[0], logits(model), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("to", EXPORTERS.names())
+def test_a_full_disk_is_said_and_leaves_nothing(to: str, tiny_model: Make, tmp_path: Path) -> None:
+    model = tiny_model()
+    method = tuned(model)
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, kept[1]))  # writing past it fails as a full disk does
+    try:
+        with pytest.raises(StorageError, match="Could not write"):
+            export(to, model, method, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+        signal.signal(signal.SIGXFSZ, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("to", EXPORTERS.names())

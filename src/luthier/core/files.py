@@ -11,21 +11,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from safetensors import SafetensorError
+
 from luthier.core.errors import StorageError
 
 
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Turn an OSError while writing `path` into a StorageError that says what to do."""
+    """Turn an error of the disk while writing `path` into a StorageError that says what to do. safetensors has its own name for one."""
     try:
         yield
     except StorageError:
         raise
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise StorageError(
-            f"Could not write: {error.strerror or error}.",
+            f"Could not write: {getattr(error, 'strerror', None) or error}.",
             where=str(path),
-            remedy="Free some space or choose another folder with --out; what was saved before is intact.",
+            remedy="Free some space or choose another folder (--out; LUTHIER_HOME for the cache); what was saved before is intact.",
         ) from error
 
 
