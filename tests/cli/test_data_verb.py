@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.main import dispatch
-from luthier.core.errors import NotFound, SpecError
+from luthier.core.errors import DataError, NotFound, SpecError
 
 
 def good(folder: Path, name: str = "rows.jsonl", count: int = 40) -> Path:
@@ -57,7 +57,28 @@ def test_split_writes_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_wrong_use(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no such file"):
         dispatch(["data", "check", str(tmp_path / "nothing.jsonl")])
-    with pytest.raises(SpecError, match=r"0\.9 is no share"):
+    with pytest.raises(SpecError, match=r"data\.valid = 0\.9 does not do: Input should be less than or equal to 0\.5"):
         dispatch(["data", "split", str(good(tmp_path)), "--share", "0.9"])
     with pytest.raises(SpecError, match="Did you mean prompt_completion"):
         dispatch(["data", "check", str(good(tmp_path)), "--format", "prompt_completions"])
+
+
+def test_split_writes_over_nothing_and_leaves_no_side_empty(tmp_path: Path) -> None:
+    path = good(tmp_path, count=200)
+    (tmp_path / "rows.heldout.jsonl").write_text("mine")
+    with pytest.raises(SpecError, match="This file exists") as caught:
+        dispatch(["data", "split", str(path)])
+    assert caught.value.where == str(tmp_path / "rows.heldout.jsonl")
+    assert not (tmp_path / "rows.train.jsonl").exists()
+    with pytest.raises(DataError, match="Nothing would be held out of 3 rows"):
+        dispatch(["data", "split", str(good(tmp_path, "few.jsonl", count=3)), "--share", "0.001"])
+    with pytest.raises(SpecError, match="--seed"):
+        dispatch(["data", "split", str(good(tmp_path, "few.jsonl")), "--seed", "-1"])
+    assert not list(tmp_path.glob("few.*.jsonl"))
+
+
+def test_a_group_that_no_row_has_is_found_by_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["data", "check", str(good(tmp_path)), "--group", "customer", "--json"]) == 1
+    (found,) = [p for p in json.loads(capsys.readouterr().out)["problems"] if p["severity"] == "error"]
+    assert found["code"] == "no_group"
+    assert "'customer'" in found["message"]

@@ -1,7 +1,9 @@
 """A row's side follows from what it says."""
 
 import json
+import math
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from luthier.core.errors import DataError, SpecError, StorageError
 from luthier.core.example import Example
-from luthier.core.spec import DataSpec
+from luthier.core.spec import DataSpec, checked
 from luthier.data.read import read
 from luthier.data.split import Split, plan_split, write_split
 
@@ -19,7 +21,7 @@ def write(path: Path, table: list[dict[str, Any]]) -> Path:
     return path
 
 
-def pairs(numbers: range) -> list[dict[str, Any]]:
+def pairs(numbers: Iterable[int]) -> list[dict[str, Any]]:
     return [{"prompt": f"question {n}", "completion": f"answer {n}", "customer": n // 7} for n in numbers]
 
 
@@ -102,8 +104,20 @@ def test_a_file_of_held_out_rows(tmp_path: Path) -> None:
 
 
 def test_a_share_out_of_range(tmp_path: Path) -> None:
+    for share in (0.7, -0.1, math.nan):
+        with pytest.raises(SpecError, match=r"valid = .* does not do"):
+            checked(DataSpec, {"valid": share})
     with pytest.raises(SpecError, match=r"0\.7 is no share"):
-        plan_split(write(tmp_path / "a.jsonl", pairs(range(20))), data=DataSpec(valid=0.7))
+        plan_split(write(tmp_path / "a.jsonl", pairs(range(20))), data=DataSpec.model_construct(valid=0.7))
+
+
+def test_rows_that_all_say_the_same_cannot_be_split(tmp_path: Path) -> None:
+    same = write(tmp_path / "a.jsonl", pairs([1] * 20))
+    with pytest.raises(DataError, match="all 20 of them say the same"):
+        plan_split(same, data=DataSpec())
+    grouped = write(tmp_path / "b.jsonl", [row | {"customer": "c"} for row in pairs(range(20))])
+    with pytest.raises(DataError, match="all 20 of them have the same customer"):
+        plan_split(grouped, data=DataSpec(group="customer"))
 
 
 def test_both_sides_are_written_with_every_field(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class DataSpec(Strict):
     """Which turns are learned. Per-message weights of the data multiply in."""
     too_long: Literal["refuse", "split", "drop", "cut_prompt"] = "refuse"
     """What to do with a row longer than the model reads. Nothing is ever cut unless named here."""
-    valid: float | str = 0.1
+    valid: Annotated[float, Field(ge=0, le=0.5)] | str = 0.1
     """Share of rows held out (0 to 0.5), or a file of held-out rows."""
     group: str = ""
     """Field whose equal values must stay on one side of the split, e.g. a customer id."""

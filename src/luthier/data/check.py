@@ -79,6 +79,7 @@ class _Scan:
         self.report, self.data, self.fitting = report, data, fitting
         self.digests, self.signatures = Digests(), signatures
         self.labels: Counter[str] = Counter()
+        self.grouped = False
 
     def run(self, path: Path, on_progress: OnBytes | None) -> None:
         last = 0
@@ -95,6 +96,7 @@ class _Scan:
         """Everything that is looked at in one row."""
         report, row = self.report, example.source.row
         report.good += self._learnable(example)
+        self.grouped = self.grouped or bool(example.group)
         said = words(example)
         self._personal(example, said)
         self.digests.add(row, digest(content(example)))
@@ -117,6 +119,7 @@ class _Scan:
         copies = self._exact()
         self._near(copies)
         self._few()
+        self._ungrouped()
         self._imbalance()
         if valid is not None:
             self._held_out(valid)
@@ -163,6 +166,11 @@ class _Scan:
         if self.report.good < FEWEST_ROWS:
             message = f"{self.report.good} rows can be learned from; it takes at least {FEWEST_ROWS}."
             self._warn(0, "too_few_rows", message, "Add examples; 50 to 100 good ones are a beginning.", error=True)
+
+    def _ungrouped(self) -> None:
+        if self.data.group and self.report.good and not self.grouped:
+            message = f"No row has the group field {self.data.group!r}."
+            self._warn(0, "no_group", message, "Correct data.group, or leave it out.", field=self.data.group, error=True)
 
     def _imbalance(self) -> None:
         self.report.labels = dict(self.labels.most_common())

@@ -80,7 +80,8 @@ def plan_split(
         seed: another seed gives another split.
 
     Raises:
-        DataError: rows are in both files (``leakage``), or the file cannot be read. SpecError: the share is out of range.
+        DataError: rows are in both files (``leakage``), all rows would be held out, or the file cannot be read.
+        SpecError: the share is out of range.
     """
     path = Path(path)
     if isinstance(data.valid, str):
@@ -93,6 +94,8 @@ def plan_split(
     if not held.any() and data.valid > 0 and len(rows) >= FEWEST_ROWS:
         held = places == places.min()
         reason = f"{reason}, the lowest because none fell below the share"
+    if len(rows) and held.all():
+        raise _one_side(path, len(rows), data.group)
     if data.group:
         _apart(path, lottery.said, set(rows[held].tolist()), data.group)
     reason = f"{held.sum():,} of {len(rows):,} rows are held out, {reason}."
@@ -153,6 +156,16 @@ def _by_file(path: Path, valid: Path, data: DataSpec) -> Split:
     if shared:
         raise _leakage(path, valid, shared)
     return Split(mine.rows.tolist(), theirs.rows.tolist(), f"Held out as you said: {valid}.", str(valid))
+
+
+def _one_side(path: Path, rows: int, group: str) -> DataError:
+    what = f"have the same {group}" if group else "say the same"
+    return DataError(
+        f"The rows cannot be split: all {rows:,} of them {what}, so they stay on one side.",
+        where=str(path),
+        remedy="Add other rows, or give a file of held-out rows.",
+        code="too_few_rows",
+    )
 
 
 def _leakage(path: Path, valid: Path, shared: list[tuple[int, int]]) -> DataError:

@@ -12,6 +12,7 @@ import typer
 
 from luthier.cli.answer import answer, table
 from luthier.cli.progress import screen
+from luthier.core.errors import DataError, SpecError
 from luthier.core.events import Progress, Stage
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from luthier.core.spec import DataSpec
     from luthier.data.bytes import OnBytes
     from luthier.data.report import Report
+    from luthier.data.split import Split
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -83,7 +85,7 @@ def split_file(
     file: File,
     share: Annotated[float, typer.Option(help="Share of the rows to hold out, 0 to 0.5.")] = 0.1,
     group: Group = "",
-    seed: Annotated[int, typer.Option(help="Another seed gives another split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Another seed gives another split.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the two files; left out, beside FILE.")] = None,
     format: Format = "auto",
     json: Json = False,
@@ -94,8 +96,10 @@ def split_file(
     data = _spec(format=format, group=group, valid=share)
     stem = (out or file.parent) / _stem(file)
     train, heldout = Path(f"{stem}.train.jsonl"), Path(f"{stem}.heldout.jsonl")
+    _free(train, heldout)
     with _progress("split", str(file)) as hear:
         split = plan_split(file, data=data, seed=seed, on_progress=hear)
+        _both_sides(file, split, share)
         write_split(file, split, train=train, valid=heldout, data=data)
     content = {
         "train": str(train),
@@ -112,6 +116,19 @@ def _spec(**values: Any) -> DataSpec:
     from luthier.core.spec import DataSpec, checked
 
     return checked(DataSpec, values, path="data")
+
+
+def _free(*files: Path) -> None:
+    """Nothing is ever written over: the file may be one somebody made by hand."""
+    for file in files:
+        if file.exists():
+            raise SpecError("This file exists.", where=str(file), remedy="Move it away, or choose another --out.", code="out_exists")
+
+
+def _both_sides(file: Path, split: Split, share: float) -> None:
+    if share > 0 and not split.valid:
+        what = f"Nothing would be held out of {len(split.train)} rows."
+        raise DataError(what, where=str(file), remedy="Add examples; it takes at least 10.", code="too_few_rows")
 
 
 def _stem(file: Path) -> str:
