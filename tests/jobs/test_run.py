@@ -234,6 +234,33 @@ def test_pairs_teach_their_chosen_answers_only(tiny_base: Path, tmp_path: Path) 
     assert sorted(learned) == sorted(answers), "each answer and its end token, of the chosen side alone"
 
 
+def test_what_only_the_model_or_the_rows_refute_leaves_no_folder(rows: Path, tiny_base: Path, tmp_path: Path) -> None:
+    for setting in ("method.targets=[nowhere]", "method.targets=[]"):
+        with pytest.raises(SpecError, match=r"method\.targets"):
+            luthier.tune(rows, model=str(tiny_base), settings=[*SHORT, setting], out=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    first = rows.read_text().splitlines()[0]
+    rows.write_text("\n".join([first] * 20))
+    with pytest.raises(DataError, match="cannot be split"):
+        luthier.tune(rows, model=str(tiny_base), settings=SHORT)
+    assert not list(runs.listed())
+
+
+def test_an_occupied_out_is_told_before_the_rows_are_read(rows: Path, tiny_base: Path, tmp_path: Path) -> None:
+    heard: list[Event] = []
+    with pytest.raises(SpecError, match="A file of this name exists"):
+        luthier.tune(rows, model=str(tiny_base), out=rows, listen=heard.append)
+    assert heard == []
+
+
+@pytest.mark.parametrize("lost", ["adapter", "certificate.json", "evaluation/summary.json"])
+def test_a_finished_run_that_lost_a_part_makes_it_again(lost: str, tuned: Run) -> None:
+    before, path = weights(tuned), tuned.folder / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert weights(resume(tuned.folder)) == before
+    assert path.exists()
+
+
 def test_what_is_not_there(tmp_path: Path, tiny_base: Path) -> None:
     with pytest.raises(SpecError, match="No file of examples was given"):
         luthier.tune()

@@ -51,7 +51,7 @@ def test_a_folder_with_something_in_it_is_never_used(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"exists and is not empty.*--resume"):
         runs.create(out=tmp_path / "out", stem="a", method="lora")
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(SpecError, match="not empty"):
+    with pytest.raises(SpecError, match="A file of this name exists"):
         runs.create(out=tmp_path / "file", stem="a", method="lora")
 
 
@@ -79,3 +79,16 @@ def test_the_last_checkpoint_is_the_highest_whole_one(tmp_path: Path) -> None:
     last = run.last_checkpoint()
     assert last is not None
     assert last.name == "step-1000000"
+
+
+def test_a_damaged_json_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    assert runs.read_json(tmp_path / "summary.json") == {}
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(StorageError, match=r"damaged: .*luthier tune --resume RUN") as caught:
+        runs.read_json(tmp_path / "summary.json")
+    assert caught.value.where == str(tmp_path / "summary.json")
+
+
+def test_a_run_is_called_by_id_at_home_and_by_path_elsewhere(tmp_path: Path) -> None:
+    here, there = runs.create(out=None, stem="a", method="lora"), runs.create(out=tmp_path / "there", stem="a", method="lora")
+    assert (here.name, there.name) == (here.id, str(there.path))

@@ -16,6 +16,7 @@ from luthier.data.read import read
 from luthier.data.tokens import tokenise
 from luthier.evaluation.evaluate import Evaluation, evaluate
 from luthier.jobs.result import Run
+from luthier.store.runs import free
 
 
 def judge(run: Run, file: Path, *, out: Path | None = None, listen: Listener = silence, **said: Any) -> tuple[Evaluation, Path]:
@@ -29,11 +30,13 @@ def judge(run: Run, file: Path, *, out: Path | None = None, listen: Listener = s
         the comparison, and the folder.
 
     Raises:
-        NotFound: no such file. DataError: a row cannot be read, or is too long for the run's settings.
+        NotFound: no such file. SpecError: `out` is not empty. DataError: a row cannot be read, or is too long for the run's settings.
     """
     if not file.is_file():
         raise NotFound("There is no such file of rows.", where=str(file), remedy="Give the path of an existing file.", code="no_file")
     spec = checked(EvaluateSpec, run.spec.evaluate.model_dump() | {"max_tokens": "auto"} | said, path="evaluate")
+    if out is not None:
+        free(out)
     listen(Stage("evaluate", f"base and tuned on {file.name}"))
     data = run.spec.data.model_copy(update={"file": str(file), "format": "auto"})
     examples = list(_examples(file, group=data.group))

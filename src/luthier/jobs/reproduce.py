@@ -49,7 +49,7 @@ def reproduce(name: str | Path, *, out: Path | None = None, listen: Listener = s
         raise NotFound(
             "This run has no trained weights to compare with.",
             where=str(folder.path),
-            remedy=f"luthier tune --resume {folder.id}",
+            remedy=f"luthier tune --resume {folder.name}",
             code="unfinished_run",
         )
     spec = specs.load(folder.spec)

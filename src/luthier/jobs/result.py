@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from luthier.inference.sides import Side, Sides
 from luthier.jobs import specs
 from luthier.models.load import load as load_model
 from luthier.models.model import Model
-from luthier.store.runs import RunFolder
+from luthier.store.runs import RunFolder, read_json
 
 
 class Run:
@@ -41,8 +40,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """``evaluation/summary.json``; empty when the run was not evaluated."""
-        path = self.files.evaluation / "summary.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        return read_json(self.files.evaluation / "summary.json")
 
     @property
     def verdict(self) -> str:
@@ -105,7 +103,7 @@ def opened(folder: RunFolder, spec: Spec) -> tuple[Model, Any]:
     kind = specs.METHODS.load(spec.method.name).Method
     weights = folder.path / kind.folder_name
     if not weights.is_dir():
-        remedy = f"It is {folder.state()['state']}: finish it with `luthier tune --resume {folder.id}`."
+        remedy = f"It is {folder.state()['state']}: finish it with `luthier tune --resume {folder.name}`."
         raise NotFound("This run has no trained weights yet.", where=str(folder.path), remedy=remedy, code="unfinished_run")
     model = load_model(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
     return model, kind.load(model, weights)

@@ -7,6 +7,7 @@ Every stage leaves its result in the run's folder, so that a run stopped or kill
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,9 @@ from typing import Any
 
 import pyarrow
 
-from luthier.core.errors import Interrupted, LuthierError, SpecError
+from luthier.core.errors import DataError, Interrupted, LuthierError, SpecError
 from luthier.core.events import Event, Listener, Note, Stage, silence
 from luthier.core.files import write_json
-from luthier.core.home import runs_folder
 from luthier.core.spec import Spec
 from luthier.data import ledger
 from luthier.data.report import Report
@@ -65,9 +65,11 @@ def load(name: str | Path) -> Run:
 
 def begin(spec: Spec, *, out: Path | None = None, listen: Listener = silence) -> Run:
     """Check, and if the examples pass, make the run's folder and do all stages."""
+    if out is not None:
+        runs.free(out)
     model, report = _checked(spec, listen)
     folder = runs.create(out=out, stem=Path(spec.data.file).stem, method=spec.method.name)
-    with _accounted(folder, listen) as noting:
+    with _not_kept_when_wrong(folder), _accounted(folder, listen) as noting:
         _sealed(folder, spec, model, report)
         return _stages(folder, spec, model, noting)
 
@@ -76,20 +78,20 @@ def train_only(spec: Spec, *, out: Path, listen: Listener = silence) -> RunFolde
     """The stages up to the trained weights, without comparing: what `reproduce` needs."""
     model, report = _checked(spec, listen)
     folder = runs.create(out=out, stem=Path(spec.data.file).stem, method=spec.method.name)
-    with _accounted(folder, listen) as noting:
+    with _not_kept_when_wrong(folder), _accounted(folder, listen) as noting:
         _sealed(folder, spec, model, report)
         _weights(folder, spec, model, noting)
     return folder
 
 
 def resume(name: str | Path, *, listen: Listener = silence) -> Run:
-    """Continue a run that was stopped, killed or failed; a finished one is returned as it is.
+    """Continue a run that was stopped, killed or failed, or lost a file; a finished one is returned as it is.
 
     Raises:
         DataError, SpecError, ModelError: data, ``spec.yaml`` or base changed since it began.
     """
     folder = runs.find(str(name))
-    if folder.state()["state"] == "succeeded":
+    if folder.state()["state"] == "succeeded" and folder.complete:
         listen(Note(f"{folder.id} is complete; there is nothing to resume."))
         return Run(folder)
     spec = specs.load(folder.spec)
@@ -159,6 +161,18 @@ def _trained(folder: RunFolder, spec: Spec, model: Model, data: Prepared, listen
 
 
 @contextmanager
+def _not_kept_when_wrong(folder: RunFolder) -> Iterator[None]:
+    """A new run that was asked wrongly (an option the model refutes, rows that cannot be split) never began: its folder, made a moment
+    ago by us, goes, so that the corrected command can use the same ``--out``."""
+    try:
+        yield
+    except (SpecError, DataError):
+        if folder.last_checkpoint() is None:
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+
+
+@contextmanager
 def _accounted(folder: RunFolder, listen: Listener) -> Iterator[Listener]:
     """Whatever happens inside, ``state.json`` tells it, and an interruption tells how to go on."""
 
@@ -175,15 +189,10 @@ def _accounted(folder: RunFolder, listen: Listener) -> Iterator[Listener]:
     except (Interrupted, KeyboardInterrupt) as stop:
         folder.mark("interrupted")
         what = stop.what if isinstance(stop, Interrupted) else "Stopped; everything that was complete is saved."
-        raise Interrupted(what, where=str(folder.path), remedy=f"Go on with: luthier tune --resume {name_of(folder)}") from stop
+        raise Interrupted(what, where=str(folder.path), remedy=f"Go on with: luthier tune --resume {folder.name}") from stop
     except LuthierError as error:
         folder.mark("failed", error=error.to_json())
         raise
     except Exception as error:
         folder.mark("failed", error={"code": "bug", "message": f"{type(error).__name__}: {error}"})
         raise
-
-
-def name_of(folder: RunFolder) -> str:
-    """How the user names this run: its id when it lies at home, else its path."""
-    return folder.id if folder.path.parent == runs_folder().resolve() else str(folder.path)

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow
 import pyarrow.compute
 
-from luthier.core.errors import Interrupted
+from luthier.core.errors import Interrupted, SpecError
 from luthier.core.events import Listener, Note, Stage
 from luthier.core.spec import Spec, checked
 from luthier.engine.arena import keep_memory
@@ -59,9 +59,16 @@ def facts(model: Model, data: Prepared) -> Facts:
 
 
 def attach(spec: Spec, model: Model) -> Any:
-    """Place what will be trained; the model answers as the base until the first step."""
+    """Place what will be trained; the model answers as the base until the first step.
+
+    Raises:
+        SpecError: the options leave nothing to train.
+    """
     method: Any = fresh_method(spec)
     method.attach(model, seed=spec.train.seed)
+    if model.num_trained == 0:
+        said = ", ".join(f"method.{key} = {value}" for key, value in spec.method.options.items())
+        raise SpecError(f"No weight would move: {said}.", remedy="Freeze less, or name targets.", code="bad_value")
     return method
 
 

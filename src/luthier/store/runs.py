@@ -41,6 +41,11 @@ class RunFolder:
         return self.path.name
 
     @property
+    def name(self) -> str:
+        """How the user names it: its id when it lies among the user's runs, else its path."""
+        return self.id if self.path.parent == runs_folder().resolve() else str(self.path)
+
+    @property
     def spec(self) -> Path:
         """Everything that decided the run."""
         return self.path / "spec.yaml"
@@ -106,6 +111,12 @@ class RunFolder:
         adapter = self.path / "adapter"
         return adapter if adapter.is_dir() else self.path / "model"
 
+    @property
+    def complete(self) -> bool:
+        """Every result is there: weights, comparison, certificate, report."""
+        results = (self.evaluation / "summary.json", self.certificate, self.report)
+        return self.weights.is_dir() and all(file.is_file() for file in results)
+
     def state(self) -> dict[str, Any]:
         """The content of ``state.json``: `state`, `stage` (the latest begun), `error`, `created`, `changed` (UTC).
 
@@ -163,7 +174,9 @@ def free(out: Path) -> None:
     Raises:
         SpecError: it exists and is not an empty folder.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise SpecError("A file of this name exists.", where=str(out), remedy="Choose another --out.", code="out_exists")
+    if out.exists() and any(out.iterdir()):
         remedy = f"Choose another --out. If it is a run: `luthier tune --resume {out}` goes on with it."
         raise SpecError("The folder exists and is not empty.", where=str(out), remedy=remedy, code="out_exists")
 
@@ -180,7 +193,7 @@ def find(name: str) -> RunFolder:
     ids = [run.id for run in listed()]
     if name == "last" and ids:
         return RunFolder(runs_folder() / ids[-1])
-    matches = [name] if name in ids else [i for i in ids if i.startswith(name)]
+    matches = [name] if name in ids else [i for i in ids if name and i.startswith(name)]
     if len(matches) == 1:
         return RunFolder(runs_folder() / matches[0])
     if matches:
@@ -195,6 +208,20 @@ def listed() -> Iterator[RunFolder]:
     """All runs under the user's home of Luthier, oldest first. Runs made with ``--out`` are found by their path."""
     if runs_folder().is_dir():
         yield from (RunFolder(p) for p in sorted(runs_folder().iterdir()) if (p / "state.json").is_file())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One of a run's JSON files; empty when it is not there (yet).
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        remedy = "Delete it; `luthier tune --resume RUN` writes it again."
+        raise StorageError(f"This file of the run is damaged: {error}.", where=str(path), remedy=remedy) from error
+    return content
 
 
 def _new_id(stem: str, method: str) -> str:

@@ -25,9 +25,7 @@ def result(done: Run) -> dict[str, Any]:
 
 def show(done: Run) -> None:
     """The outcome of a run for people: the verdict, where the files are, what to type next."""
-    from luthier.jobs.run import name_of
-
-    name = name_of(done.files)
+    name = done.files.name
     typer.echo(f"\n{done.verdict or 'It was not compared with its base.'}\n")
     typer.echo(f"  files    {done.folder}\n  weights  {done.files.weights}\n  report   {done.files.report}\n")
     typer.echo(f"Next:  luthier chat {name}\n       luthier evaluate {name} --data OTHER_ROWS\n       luthier export {name} --to merged")
