@@ -57,6 +57,8 @@ def test_every_verb_explains_itself_without_torch(verb: str, capsys: pytest.Capt
     [
         (["tnue"], "There is no verb called 'tnue'.\n  do      Did you mean tune?"),
         (["--halp"], "There is no option --halp"),
+        (["tune", "--hlep"], "Did you mean --help?"),
+        (["chat", ""], "neither a run nor a model called ''"),
         (["tune", "--modle", "x"], "has no option --modle.\n  do      Did you mean --model?"),
         (["runs", "show"], "Missing argument"),
         (["runs", "sohw"], "No such command 'sohw'. Did you mean 'show'?"),

@@ -68,3 +68,9 @@ def test_reset_forgets(talk: Conversation) -> None:
     "".join(talk.ask("Who is Tom?"))
     talk.reset()
     assert talk.turns == []
+
+
+def test_bytes_that_are_no_text_are_refused(talk: Conversation) -> None:
+    with pytest.raises(DataError, match=r"not UTF-8 \(character 6\)"):
+        talk.ask("Hello\udcff")
+    assert talk.turns == []

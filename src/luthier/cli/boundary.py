@@ -33,6 +33,8 @@ def guarded(work: Callable[[], int], *, json: bool = False) -> int:
     except KeyboardInterrupt:
         _show(LuthierError("Stopped before anything had to be saved.", code="interrupted"), json)
         return INTERRUPTED
+    except SystemExit:
+        return 0  # rich leaves like this, stdout closed, when the reader has seen enough
     except BrokenPipeError:
         # The reader (head, less) has seen enough. Python would complain once more while closing stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

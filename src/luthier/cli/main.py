@@ -109,7 +109,7 @@ def _wrong_use(verb: str, error: Any) -> int:
     remedy = f"`{path} --help` shows what it takes."
     option = getattr(error, "option_name", "")
     if context and type(error).__name__ == "NoSuchOption":
-        known = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
+        known = ["--help", *(name for parameter in context.command.params for name in parameter.opts if name.startswith("--"))]
         raise SpecError(f"{path} has no option {option}.", remedy=f"{did_you_mean(option, known)} {remedy}", code="unknown_option")
     raise SpecError(error.format_message(), where=path, remedy=remedy, code="wrong_use") from error
 

@@ -52,8 +52,9 @@ class Conversation:
         When the conversation does not fit the model, the oldest turns are dropped and `notices` says how many.
 
         Raises:
-            DataError: the question is empty, or alone longer than the model reads.
+            DataError: the question is empty, no text, or alone longer than the model reads.
         """
+        _is_text(question)
         if not question.strip():
             raise DataError("There is no question.", remedy="Type one, or /help.", code="empty_prompt")
         prompt = self._fitting(question)
@@ -118,6 +119,15 @@ class Conversation:
     def _messages(self, question: str) -> list[Message]:
         system = [Message("system", self.system)] if self.system else []
         return [*system, *self.turns, Message("user", question)]
+
+
+def _is_text(question: str) -> None:
+    """Bytes of a pipe that are not UTF-8 reach Python as lone surrogates, which no tokenizer takes."""
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        what = f"The question is not UTF-8 (character {error.start + 1})."
+        raise DataError(what, remedy="Type it again, or convert the file it comes from.", code="invalid_utf8") from error
 
 
 def command(line: str) -> tuple[str, str]:

@@ -33,6 +33,8 @@ def find(name: str, *, download: bool = False) -> Path:
         NotFound: nothing has that name here; says how to get it.
         ModelError: the folder holds no safetensors weights.
     """
+    if not name.strip():
+        raise NotFound("The model's name is empty.", remedy="`luthier models` lists names; a folder does as well.", code="unknown_model")
     entry = catalog().get(name)
     if entry is not None and entry.bundled:
         return _bundled(name)
