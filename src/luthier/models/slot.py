@@ -10,13 +10,11 @@ another one; the base's own answers are ``None``. An inactive slot costs one Pyt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, cast
 
 from torch import Tensor, nn
-
-Base = Callable[[Tensor], Tensor]
 
 
 class Delta(Protocol):
