@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import luthier
-from luthier.core.errors import DataError, Interrupted, ModelError, NotFound, SpecError
+from luthier.core.errors import DataError, Interrupted, ModelError, NotFound, SpecError, StorageError
 from luthier.core.events import Event, Stage, Stepped, Validated
 from luthier.core.files import sha256
 from luthier.core.spec import Spec
@@ -259,6 +259,21 @@ def test_a_finished_run_that_lost_a_part_makes_it_again(lost: str, tuned: Run) -
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert weights(resume(tuned.folder)) == before
     assert path.exists()
+
+
+def test_a_full_disk_is_told_by_the_file_that_found_no_room(
+    rows: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: runs.RunFolder, *state: object, **facts: object) -> None:
+        raise StorageError("No room.", where="state.json")
+
+    def fill() -> None:
+        monkeypatch.setattr(runs.RunFolder, "mark", full)
+        raise StorageError("No room.", where="checkpoints")
+
+    with pytest.raises(StorageError) as caught:
+        luthier.tune(rows, model=str(tiny_base), settings=SHORT, out=tmp_path / "run", listen=stop_at(3, fill))
+    assert caught.value.where == "checkpoints"
 
 
 def test_what_is_not_there(tmp_path: Path, tiny_base: Path) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 
-from luthier.core.errors import DataError, Interrupted, LuthierError, SpecError
+from luthier.core.errors import DataError, Interrupted, LuthierError, SpecError, StorageError
 from luthier.core.events import Event, Listener, Note, Stage, silence
 from luthier.core.files import write_json
 from luthier.core.spec import Spec
@@ -28,7 +28,7 @@ from luthier.jobs.training import Training
 from luthier.models.load import load as load_model
 from luthier.models.model import Model
 from luthier.store import runs
-from luthier.store.runs import RunFolder
+from luthier.store.runs import RunFolder, State
 
 
 def tune(
@@ -167,7 +167,7 @@ def _not_kept_when_wrong(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except (SpecError, DataError):
-        if folder.last_checkpoint() is None:
+        if folder.last_checkpoint() is None and not folder.weights.is_dir():  # never what was trained
             shutil.rmtree(folder.path, ignore_errors=True)
         raise
 
@@ -187,12 +187,18 @@ def _accounted(folder: RunFolder, listen: Listener) -> Iterator[Listener]:
     try:
         yield noting
     except (Interrupted, KeyboardInterrupt) as stop:
-        folder.mark("interrupted")
+        _mark(folder, "interrupted")
         what = stop.what if isinstance(stop, Interrupted) else "Stopped; everything that was complete is saved."
         raise Interrupted(what, where=str(folder.path), remedy=f"Go on with: luthier tune --resume {folder.name}") from stop
     except LuthierError as error:
-        folder.mark("failed", error=error.to_json())
+        _mark(folder, "failed", error=error.to_json())
         raise
     except Exception as error:
-        folder.mark("failed", error={"code": "bug", "message": f"{type(error).__name__}: {error}"})
+        _mark(folder, "failed", error={"code": "bug", "message": f"{type(error).__name__}: {error}"})
         raise
+
+
+def _mark(folder: RunFolder, state: State, **facts: Any) -> None:
+    """Note how it ended, if the disk takes it: on a full one the first error is what the user must read, not this one."""
+    with suppress(StorageError):
+        folder.mark(state, **facts)
