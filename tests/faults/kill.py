@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Kill a run at random moments (SIGKILL), resume it until it is done, and compare with a run that was left alone.
+"""Kill a run at random moments (SIGKILL), resume it, and compare with a run that was left alone.
 
     python tests/faults/kill.py ROWS MODEL --kills 20 --steps 30
 
@@ -46,8 +46,8 @@ class Kill:
 def start(arguments: list[str], home: Path) -> subprocess.Popen[bytes]:
     """`luthier` in a process group of its own."""
     env = {**os.environ, "LUTHIER_HOME": str(home)}
-    log = open(home / "log.txt", "ab")  # noqa: SIM115 - the child keeps it
-    return subprocess.Popen([sys.executable, "-m", "luthier", *arguments], env=env, stdout=log, stderr=log, start_new_session=True)
+    with open(home / "log.txt", "ab") as log:  # the child keeps it
+        return subprocess.Popen([sys.executable, "-m", "luthier", *arguments], env=env, stdout=log, stderr=log, start_new_session=True)
 
 
 def finish(arguments: list[str], home: Path) -> None:
@@ -83,11 +83,29 @@ def _read(file: Path) -> None:
                 list(tensors.keys())
 
 
-def once(tune: list[str], run: Path, home: Path, *, after: float, wanted: str) -> Kill:
-    """Start, kill after so many seconds, resume, compare."""
+@dataclass(slots=True)
+class Moment:
+    """When to kill: once so many steps are recorded (0: from the start), and then so many seconds later."""
+
+    steps: int
+    seconds: float
+
+    def wait(self, run: Path, process: subprocess.Popen[bytes]) -> None:
+        """Sleep until then, or until the process is gone."""
+        steps = run / "steps.jsonl"
+        while process.poll() is None and self.steps and (not steps.exists() or steps.read_bytes().count(b'"stepped"') < self.steps):
+            time.sleep(0.01)
+        end = time.monotonic() + self.seconds
+        while process.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+
+
+def once(tune: list[str], run: Path, home: Path, *, moment: Moment, wanted: str) -> Kill:
+    """Start, kill at a moment, resume, compare."""
+    began = time.monotonic()
     process = start([*tune, "--out", str(run)], home)
-    time.sleep(after)
-    done = process.poll() is not None
+    moment.wait(run, process)
+    after, done = time.monotonic() - began, process.poll() is not None
     if not done:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -121,7 +139,10 @@ def trials(rows: Path, model: str, *, kills: int, steps: int, seed: int, place: 
     draw = random.Random(seed)
     found = []
     for number in range(kills):
-        kill = once(tune, place / f"killed-{number}", place, after=draw.uniform(0.25, 0.98) * whole, wanted=wanted)
+        # Three of four while training, where a wrong byte could come from; the rest anywhere, by the clock.
+        clock = number % 4 == 3
+        moment = Moment(0, draw.uniform(0.2, 1.0) * whole) if clock else Moment(draw.randint(1, steps), draw.uniform(0, 0.3))
+        kill = once(tune, place / f"killed-{number}", place, moment=moment, wanted=wanted)
         print(
             f"{number + 1:3}  killed after {kill.after:5.1f} s of {whole:.1f}  in {kill.stage:9} newest {kill.checkpoint:12} "
             f"{'byte-equal' if kill.equal else 'DIFFERS'}  {'whole' if not kill.broken else kill.broken}",

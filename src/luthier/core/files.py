@@ -112,6 +112,21 @@ def new_folder(folder: Path) -> Iterator[Path]:
             raise
 
 
+def sweep(folder: Path) -> None:
+    """Clear away what a killed process left below `folder`: half-written files go, a folder it was about to replace comes back.
+
+    Call it only while nobody writes there.
+    """
+    for left in sorted(folder.rglob(".*.part")) + sorted(folder.rglob(".*.old")):
+        name = left.name[1:].rsplit(".", 2)[0]
+        if left.suffix == ".old" and not (left.parent / name).exists():
+            os.replace(left, left.parent / name)
+        elif left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+
+
 def sha256(path: Path) -> str:
     """Hash of a file's bytes, read in pieces, as hex."""
     digest = hashlib.sha256()

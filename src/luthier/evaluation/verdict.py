@@ -77,11 +77,13 @@ def paired(base: ArrayLike, tuned: ArrayLike, *, weights: ArrayLike | None = Non
     differing = int(np.count_nonzero(differences))
     if len(differences) < 2 or np.ptp(differences) == 0:
         return Interval(mean, mean, mean, differing)  # nothing varies: BCa is undefined, the interval is a point
-    found = bootstrap(
-        (differences, weight), _mean, paired=True, n_resamples=resamples, batch=200, method="BCa", rng=np.random.default_rng(seed)
-    ).confidence_interval
-    low, high = float(found.low), float(found.high)
-    return Interval(mean, low, high, differing) if np.isfinite([low, high]).all() else Interval(mean, mean, mean, differing)
+    for method in ("BCa", "percentile"):  # BCa is undefined for some lopsided differences; the plain interval always exists
+        found = bootstrap(
+            (differences, weight), _mean, paired=True, n_resamples=resamples, batch=200, method=method, rng=np.random.default_rng(seed)
+        ).confidence_interval
+        if np.isfinite([found.low, found.high]).all():
+            break
+    return Interval(mean, float(found.low), float(found.high), differing)
 
 
 def _mean(differences: NDArray[np.float64], weight: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ import pyarrow
 
 from luthier.core.errors import DataError, Interrupted, LuthierError, SpecError, StorageError
 from luthier.core.events import Event, Listener, Note, Stage, silence
-from luthier.core.files import write_json
+from luthier.core.files import sweep, write_json
 from luthier.core.spec import Spec
 from luthier.data import ledger
 from luthier.data.report import Report
@@ -94,6 +94,7 @@ def resume(name: str | Path, *, listen: Listener = silence) -> Run:
     if folder.state()["state"] == "succeeded" and folder.complete:
         listen(Note(f"{folder.id} is complete; there is nothing to resume."))
         return Run(folder)
+    sweep(folder.path)
     spec = specs.load(folder.spec)
     with _accounted(folder, listen) as noting:
         capsule.verify_spec(folder, spec)
