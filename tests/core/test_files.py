@@ -26,9 +26,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_a_failed_folder_leaves_the_old_one(tmp_path):
     with new_folder(tmp_path / "model") as part:
         write_text(part / "x", "old")
-    with pytest.raises(ValueError, match="stop"), new_folder(tmp_path / "model") as part:
-        write_text(part / "x", "new")
-        raise ValueError("stop")
+
+    def fail_half_way():
+        with new_folder(tmp_path / "model") as part:
+            write_text(part / "x", "new")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail_half_way()
     assert (tmp_path / "model/x").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
 
