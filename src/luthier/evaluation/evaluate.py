@@ -16,6 +16,7 @@ from luthier.core.files import write_json
 from luthier.core.sequence import Rows
 from luthier.core.spec import EvaluateSpec
 from luthier.data.render import Renderer
+from luthier.evaluation import choosing
 from luthier.evaluation.items import Answer, Item, write_items
 from luthier.evaluation.labels import Labels, detect
 from luthier.evaluation.likelihood import Likelihood, likelihood
@@ -98,12 +99,16 @@ def evaluate(
     limit = longest_answer(model, asked) if spec.max_tokens == "auto" else spec.max_tokens
     count = _Counter(2 * (len(rows) + len(asked)), on_progress)
     sides = Sides(model, method)
-    read, answers = {}, {}
+    labels = detect([expected_answer(e, model.renderer) for e in examples if e.form != "text"])
+    read, answers, picked = {}, {}, {}
     for side in SIDES:
         with sides.side(side) as answering:
             read[side] = likelihood(answering, rows, on_progress=count.stage())
             answers[side] = _answers(answering, asked, limit, count.stage())
-    found = _compared(model.renderer, asked, read, answers, examples, spec)
+            picked[side] = choosing.chosen(answering, asked, labels) if choosing.choosable(labels) else []
+    items = _items(model.renderer, asked, answers, labels)
+    _score_choices(items, picked, labels)
+    found = _compared(items, read, labels, spec)
     found.notes, found.rows, found.max_tokens, found.seconds = (
         [*notes, *unasked, *found.notes],
         len(rows),
@@ -147,15 +152,11 @@ def _answers(model: Model, asked: list[Question], limit: int, done: Callable[[in
 
 
 def _compared(
-    renderer: Renderer,
-    asked: list[Question],
+    items: list[Item],
     read: dict[Side, Likelihood],
-    answers: dict[Side, list[Generation]],
-    examples: list[Example],
+    labels: Labels,
     spec: EvaluateSpec,
 ) -> Evaluation:
-    labels = detect([expected_answer(e, renderer) for e in examples if e.form != "text"])
-    items = _items(renderer, asked, answers, labels)
     name, why = _metric(spec, labels, items)
     measures = _read_measures(read, spec.resamples) | _answer_measures(items, labels, spec)
     tables = {side: _table(items, side, labels) for side in SIDES} if labels.found and items else {}
@@ -194,6 +195,12 @@ def _answer(renderer: Renderer, expected: str, generation: Generation, labels: L
     return Answer(text, len(generation.tokens), generation.stopped, scores)
 
 
+def _score_choices(items: list[Item], picked: dict[Side, list[str]], labels: Labels) -> None:
+    for side in SIDES:
+        for item, label in zip(items, picked[side], strict=False):  # nothing was picked where there are no labels
+            getattr(item, side).scores[choosing.NAME] = float(label == labels.read(item.expected))
+
+
 def _answer_measures(items: list[Item], labels: Labels, spec: EvaluateSpec) -> dict[str, Verdict]:
     found = {}
     for name in FOLDER.names() if items else []:
@@ -210,6 +217,10 @@ def _answer_measures(items: list[Item], labels: Labels, spec: EvaluateSpec) -> d
             higher_is_better=part.higher_is_better,
             resamples=spec.resamples,
         )
+    if items and choosing.NAME in items[0].base.scores:
+        left, right = ([getattr(item, side).scores[choosing.NAME] for item in items] for side in SIDES)
+        unit = f"points of {choosing.TITLE}"
+        found[choosing.NAME] = verdict(left, right, metric=choosing.TITLE, unit=unit, scale=100.0, resamples=spec.resamples)
     return found
 
 

@@ -22,13 +22,14 @@ class Labels:
 
     Attributes:
         where: ``whole`` answer, its ``first_line``, or ``none`` when answers are not labels.
-        values: the labels the data was seen to use, normalised.
+        values: the labels the data was seen to use, normalised. texts: the same, each as it was first written.
         reason: the observation behind the decision, as a sentence.
     """
 
     where: Literal["whole", "first_line", "none"]
     values: tuple[str, ...]
     reason: str
+    texts: tuple[str, ...] = ()
 
     @property
     def found(self) -> bool:
@@ -45,7 +46,10 @@ def detect(expected: list[str]) -> Labels:
     whole = Counter(map(_normal, expected))
     if _repeats(whole, most=200, each=2):
         return Labels(
-            "whole", tuple(sorted(whole)), f"the {len(expected)} expected answers are {len(whole)} distinct short texts that repeat"
+            "whole",
+            tuple(sorted(whole)),
+            f"the {len(expected)} expected answers are {len(whole)} distinct short texts that repeat",
+            _texts(expected),
         )
     lines = Counter(_normal(_first_line(e)) for e in expected)
     if _repeats(lines, most=30, each=4) and any("\n" in e.strip() for e in expected):
@@ -53,6 +57,7 @@ def detect(expected: list[str]) -> Labels:
             "first_line",
             tuple(sorted(lines)),
             f"the first lines of the {len(expected)} expected answers are {len(lines)} distinct labels that repeat",
+            _texts([_first_line(e) for e in expected]),
         )
     return Labels("none", (), f"the {len(expected)} expected answers are free text ({len(whole)} distinct)")
 
@@ -61,6 +66,13 @@ def _repeats(counts: Counter[str], *, most: int, each: int) -> bool:
     rows = counts.total()
     few = 2 <= len(counts) <= most and rows >= max(FEWEST_ROWS, each * len(counts))
     return few and all(0 < len(text) <= LONGEST_LABEL for text in counts)
+
+
+def _texts(labels: list[str]) -> tuple[str, ...]:
+    first: dict[str, str] = {}
+    for text in labels:
+        first.setdefault(_normal(text), text.strip())
+    return tuple(first[value] for value in sorted(first))
 
 
 def _first_line(text: str) -> str:
