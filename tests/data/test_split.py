@@ -76,6 +76,24 @@ def test_every_label_gets_its_share(tmp_path: Path) -> None:
     assert [sum(text.startswith(label) for text in held_out) for label in "abc"] == [20, 8, 2]
 
 
+def test_first_lines_of_answers_count_as_labels_where_they_are(tmp_path: Path) -> None:
+    """Chat rows have no label column; a desk's answers begin with one."""
+
+    def chat(label: str, n: int) -> dict[str, object]:
+        return {"messages": [{"role": "user", "content": f"{label} {n}"}, {"role": "assistant", "content": f"{label}\nReply {n}."}]}
+
+    rows = [chat(label, n) for label, count in (("refund", 60), ("delivery", 40), ("stock", 20)) for n in range(count)]
+    path = tmp_path / "desk.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    split = plan_split(path, data=DataSpec(valid=0.1))
+    held_out = [rows[row - 1]["messages"][0]["content"].split()[0] for row in split.valid]
+    assert {label: held_out.count(label) for label in ("refund", "delivery", "stock")} == {"refund": 6, "delivery": 4, "stock": 2}
+    assert split.reason.endswith("within each label.")
+    free = tmp_path / "free.jsonl"
+    free.write_text("".join(json.dumps(chat(f"word{n}", n)) + "\n" for n in range(120)))
+    assert plan_split(free, data=DataSpec(valid=0.1)).reason.endswith("by the hash of the content.")
+
+
 def test_equal_rows_are_on_one_side(tmp_path: Path) -> None:
     for rows in (pairs(range(50)) * 3, [{"text": f"t{n % 50}", "label": "ab"[n % 2]} for n in range(150)]):
         path = write(tmp_path / "a.jsonl", rows)

@@ -3,7 +3,8 @@
 * Without labels a row is held out when the hash of its content (of its group's value, where a group field is named) falls below the
   share. Its side depends on nothing else: rows that are added never move another.
 * With labels the hash ranks the rows of each label, and the first of each are held out: every label gets its share exactly. The price: rows
-  that are added can move those at the border, at most as many as were added, per label.
+  that are added can move those at the border, at most as many as were added, per label. A label is what a label column says; without
+  one, the first line of the answers, where few short ones (at most 30, each four times on average) begin them all.
 * Equal rows have equal hashes, so they are always on the same side - unless they belong to different groups: then the split is refused.
 """
 
@@ -30,6 +31,8 @@ from luthier.data.read import read, records
 from luthier.data.recognise import Recognition, recognise
 
 _WHOLE = 2.0**64
+MOST_LINES, EACH_LINE, LONGEST_LINE = 30, 4, 60
+"""When first lines are labels: as in ``evaluation/labels.py``, which reads the same off the held-out answers."""
 
 
 @dataclass
@@ -52,22 +55,34 @@ class _Lottery:
     def __init__(self) -> None:
         self._rows, self._places, self._labels = array("q"), array("d"), array("l")
         self._names: dict[str, int] = {}
+        self._column = False
         self.said = Digests()  # filled only where groups can part equal rows
 
-    def add(self, row: int, place: float, label: str) -> None:
+    def add(self, row: int, place: float, example: Example) -> None:
         """One more row."""
+        self._column = self._column or bool(example.label)
         self._rows.append(row)
         self._places.append(place)
-        self._labels.append(self._names.setdefault(label, len(self._names)))
+        label = example.label or ("" if self._column else _first_line(example))
+        full = not self._column and len(self._names) > MOST_LINES  # no labels: stop remembering every answer of a large file
+        self._labels.append(0 if full else self._names.setdefault(label, len(self._names)))
 
     @property
     def has_labels(self) -> bool:
         """There are at least two labels (rows without one do not count as one)."""
-        return len(self._names.keys() - {""}) > 1
+        if self._column:
+            return len(self._names.keys() - {""}) > 1
+        few = 2 <= len(self._names) <= MOST_LINES and len(self._rows) >= EACH_LINE * len(self._names)
+        return few and all(0 < len(name) <= LONGEST_LINE for name in self._names)
 
     def columns(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
         """Row numbers, places, labels."""
         return np.array(self._rows, np.int64), np.array(self._places, np.float64), np.array(self._labels, np.int64)
+
+
+def _first_line(example: Example) -> str:
+    answers = [m.content for m in example.messages if m.role == "assistant"]
+    return answers[-1].strip().split("\n", 1)[0].strip() if answers else ""
 
 
 def plan_split(
@@ -110,7 +125,7 @@ def _drum(path: Path, data: DataSpec, seed: int, recognition: Recognition | None
             seen_group = seen_group or bool(item.group)
             said = f"group\x1f{item.group}".encode() if item.group else digest(content(item))
             place = int.from_bytes(blake2b(said, digest_size=8, key=key).digest(), "little") / _WHOLE
-            lottery.add(item.source.row, place, item.label)
+            lottery.add(item.source.row, place, item)
             if data.group:
                 lottery.said.add(item.source.row, digest(content(item)))
     if not seen_group:
