@@ -11,6 +11,7 @@ from luthier.core.example import Example, Source
 from luthier.core.sequence import Row
 from luthier.core.spec import TrainSpec
 from luthier.data.read import read
+from luthier.engine.ahead import planned
 from luthier.engine.loss import logprobs, weighted_loss
 from luthier.engine.session import Session
 from luthier.methods import full
@@ -61,7 +62,7 @@ def test_loss_and_gradients_equal_the_teaching_loop(tiny_model, bushy_rows, orac
     twin, rows = plain_twin(model), bushy_rows()
     wanted = oracle.step_gradient(twin, rows)
     engine = session(model, rows, objective, tokens_per_pack=budget)
-    found, _ = engine.gradient(rows)
+    found, _ = engine.gradient(planned(rows, engine.budget))
     assert found == pytest.approx(wanted, rel=1e-5)
     close(gradients(model.network), gradients(twin), 1e-5)
 
@@ -70,12 +71,12 @@ def test_eight_rows_at_once_equal_eight_times_one(tiny_model, bushy_rows):
     rows = bushy_rows()[:8]
     together, single = tiny_model(), tiny_model()
     engine = session(together, rows)
-    engine.gradient(rows)
+    engine.gradient(planned(rows, engine.budget))
     apart = session(single, rows)
     weight_of = [sum(float(s.weights.sum()) for s in row.sequences) for row in rows]
     gathered = [torch.zeros_like(flat.master) for flat in apart.optimiser.flats]
     for row, weight in zip(rows, weight_of, strict=True):
-        apart.gradient([row])
+        apart.gradient(planned([row], apart.budget))
         for flat, sum_ in zip(apart.optimiser.flats, gathered, strict=True):
             sum_ += flat.master.grad * (weight / sum(weight_of))
         apart.optimiser.forget()
@@ -96,7 +97,7 @@ def test_real_rows_equal_the_teaching_loop(shared, oracle, file):
     assert len(rows) == 3
     wanted = oracle.step_gradient(twin := plain_twin(model), rows)
     engine = session(model, rows, tokens_per_pack=600)
-    found, _ = engine.gradient(rows)
+    found, _ = engine.gradient(planned(rows, engine.budget))
     assert found == pytest.approx(wanted, rel=1e-5)
     close(gradients(model.network), gradients(twin), 1e-5)
 

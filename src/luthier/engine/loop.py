@@ -10,5 +10,8 @@ from luthier.engine.session import Session
 
 def fit(session: Session) -> Iterator[Stepped]:
     """Step until the planned end. The caller decides what happens between steps."""
-    while session.step < session.steps:
-        yield session.advance()
+    try:
+        while session.step < session.steps:
+            yield session.advance()
+    finally:
+        session.ahead.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luthier.core.spec import TrainSpec
 
@@ -26,7 +27,7 @@ class Order:
         self.steps = math.ceil(self.total / self.per_step)
         if train.max_steps != "auto":
             self.steps = min(self.steps, train.max_steps)
-        self._epoch, self._permutation = -1, np.empty(0, np.int64)
+        self._latest = -1, np.empty(0, np.int64)
 
     def rows(self, step: int) -> list[int]:
         """Indices of the rows of `step` (0-based), in the order drawn."""
@@ -35,9 +36,11 @@ class Order:
 
     def _row(self, i: int) -> int:
         epoch, place = divmod(i, self.num_rows)
-        if not self.train.shuffle:
-            return place
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._permutation = np.random.Generator(np.random.PCG64([self.train.seed, epoch])).permutation(self.num_rows)
-        return int(self._permutation[place])
+        return int(self._permutation(epoch)[place]) if self.train.shuffle else place
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        made, permutation = self._latest  # taken and set as one: another thread may plan
+        if made != epoch:
+            permutation = np.random.Generator(np.random.PCG64([self.train.seed, epoch])).permutation(self.num_rows)
+            self._latest = epoch, permutation
+        return permutation

@@ -15,6 +15,7 @@ from luthier.core.errors import ResultError
 from luthier.core.events import Stepped
 from luthier.core.sequence import Row, Rows
 from luthier.core.spec import TrainSpec
+from luthier.engine.ahead import Ahead, Plan, planned
 from luthier.engine.loss import logprobs, weighted_loss
 from luthier.engine.optimiser import Optimiser
 from luthier.engine.order import Order
@@ -63,6 +64,7 @@ class Session:
         self.step = 0
         self.budget = TOKENS_PER_PACK if train.tokens_per_pack == "auto" else train.tokens_per_pack
         self.optimiser = Optimiser(method.groups(model), train)
+        self.ahead = Ahead(self._plan, self.steps)
 
     def advance(self) -> Stepped:
         """Do one optimiser step.
@@ -71,13 +73,13 @@ class Session:
             ResultError: the loss or the gradient is not finite; the weights are those before the step.
         """
         start = time.perf_counter()
-        chosen = [self.rows[i] for i in self.order.rows(self.step)]
+        plan = self.ahead.take(self.step, self.budget)
         torch.manual_seed(hash((self.train.seed, self.step)) & (2**63 - 1))  # dropout follows from the step: resume needs no random state
         self.model.network.train()
-        loss, _ = self.gradient(chosen)
+        loss, _ = self.gradient(plan)
         norm = self.optimiser.norm()
         if not math.isfinite(loss) or not math.isfinite(norm.item()):
-            raise self._not_finite(chosen, loss, norm.item())
+            raise self._not_finite(plan.rows, loss, norm.item())
         rate = share(self.step, steps=self.steps, train=self.train)
         self.optimiser.step(rate, norm=norm, clip=self.train.clip)
         self.step += 1
@@ -85,24 +87,26 @@ class Session:
             step=self.step,
             of=self.steps,
             loss=loss,
-            learned_tokens=sum(int((s.weights != 0).sum()) for row in chosen for s in row.sequences),
-            tokens=sum(len(s.tokens) for row in chosen for s in row.sequences),
+            learned_tokens=plan.learned,
+            tokens=plan.tokens,
             seconds=time.perf_counter() - start,
             learning_rate=rate * self.optimiser.rate,
             gradient_norm=norm.item(),
         )
 
-    def gradient(self, chosen: list[Row]) -> tuple[float, float]:
-        """Accumulate the gradient of the mean loss over the learned weight of `chosen`.
+    def gradient(self, plan: Plan) -> tuple[float, float]:
+        """Accumulate the gradient of the mean loss over the learned weight of a step.
 
         Returns:
             the mean loss in nats, and the learned weight it was divided by.
         """
-        weight = sum(float(s.weights.sum(dtype="float64")) for row in chosen for s in row.sequences)
+        weight = plan.weight
         if weight <= 0:
-            raise ResultError("The rows of this step teach nothing.", where=str(chosen[0].source), remedy="Check weights and data.learn.")
+            raise ResultError(
+                "The rows of this step teach nothing.", where=str(plan.rows[0].source), remedy="Check weights and data.learn."
+            )
         total = 0.0
-        for pack in packs(chosen, self.budget):
+        for pack in plan.packs:
             if not len(pack.rows_N):
                 continue  # nothing is learned from this forest
             loss = self.loss(pack)
@@ -134,6 +138,9 @@ class Session:
                     total += self.loss(pack, keep_gradient=False).item()
                     weight += pack.weight
         return total / weight
+
+    def _plan(self, step: int, budget: int) -> Plan:
+        return planned([self.rows[i] for i in self.order.rows(step)], budget)
 
     def _not_finite(self, chosen: list[Row], loss: float, norm: float) -> ResultError:
         guilty = [row.source for row in chosen if not math.isfinite(self._alone(row))]
