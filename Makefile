@@ -35,9 +35,9 @@ format: $(READY) ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## the figures of the data path (leave the machine alone meanwhile)
-	$(BIN)/python bench/data.py
-	@echo "Speed against the rivals: bench/README.md says how"
+bench: $(READY)  ## what the engine's tricks bring (leave the machine alone meanwhile)
+	$(BIN)/python bench/ablation.py
+	@echo "The other benches, and the rivals: docs/performance.md says how"
 
 lock: $(READY)   ## write requirements.lock from the present environment
 	$(BIN)/python scripts/lock.py

@@ -4,6 +4,7 @@
 python bench/versus.py --shared ../shared --work support        compares it with the others
 BENCH=../shared/bench python bench/contender.py --work support --model MODEL --rows 16 --out result.json
 
+--method NAME   lora (rank --rank), or full: fp32 masters and moments, bf16 weights and arithmetic
 --pack N        tokens laid out at once (default: the engine's own)
 """
 
@@ -16,7 +17,7 @@ sys.path.insert(0, os.environ.get("BENCH") or str(Path(__file__).absolute().pare
 
 import common
 
-asked = common.arguments(pack={"type": int, "default": 0})
+asked = common.arguments(method={"choices": ("lora", "full"), "default": "lora"}, pack={"type": int, "default": 0})
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -27,7 +28,7 @@ from luthier.core.spec import TrainSpec  # noqa: E402
 from luthier.engine.arena import keep_memory  # noqa: E402
 from luthier.engine.loop import fit  # noqa: E402
 from luthier.engine.session import Session  # noqa: E402
-from luthier.methods import lora  # noqa: E402
+from luthier.methods import full, lora  # noqa: E402
 from luthier.models import load  # noqa: E402
 from luthier.objectives import sft  # noqa: E402
 
@@ -43,7 +44,7 @@ keep_memory()
 rows = common.load(asked)
 clock = common.Clock()
 model = load.load(str(Path(asked.model).absolute()))
-method = lora.Method(lora.Options(rank=asked.rank, alpha=2 * asked.rank))
+method = full.Method() if asked.method == "full" else lora.Method(lora.Options(rank=asked.rank, alpha=2 * asked.rank))
 method.attach(model, seed=0)
 train = TrainSpec(
     epochs=1,
@@ -57,5 +58,5 @@ train = TrainSpec(
 session = Session(model, method, sft.Objective(), rows=[row(i, r) for i, r in enumerate(rows)], train=train)
 for step in fit(session):
     clock.losses.append(step.loss)
-settings = {"tokens_per_pack": session.budget, "dtype": str(model.dtype)[6:], "threads": torch.get_num_threads()}
+settings = {"method": asked.method, "tokens_per_pack": session.budget, "dtype": str(model.dtype)[6:], "threads": torch.get_num_threads()}
 clock.write(asked, rows, ("torch", "transformers", "luthier"), settings)

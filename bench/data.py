@@ -27,15 +27,19 @@ CONTEXT = 2048
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mb", type=int, default=100)
-    parser.add_argument("--shared", type=Path, default=Path(__file__).parents[2] / "shared")
+    parser.add_argument("--shared", type=Path, default=Path(os.environ.get("LUTHIER_SHARED") or Path(__file__).parents[2] / "shared"))
     parser.add_argument("--measure", nargs=2, metavar=("WHAT", "FILE"), help="one measurement, as JSON (used by the bench itself)")
+    parser.add_argument("--smoke", action="store_true", help="one file of 1 MB")
     asked = parser.parse_args()
+    if not (asked.shared / "data").is_dir():
+        sys.exit(f"skipped: no data at {asked.shared}; set LUTHIER_SHARED")
     if asked.measure:
         print(json.dumps(measure(asked.measure[0], Path(asked.measure[1]), asked.shared)))
         return
     print(f"{'what':<22}{'MB':>6}{'rows':>10}{'MB/s':>8}{'MB/s cpu':>10}{'peak MB':>9}{'before':>8}")
     with tempfile.TemporaryDirectory() as folder:
-        files = [write(Path(folder) / f"chat-{mb}.jsonl", mb, asked.shared) for mb in (max(1, asked.mb // 4), asked.mb)]
+        sizes = (1,) if asked.smoke else (max(1, asked.mb // 4), asked.mb)
+        files = [write(Path(folder) / f"chat-{mb}.jsonl", mb, asked.shared) for mb in sizes]
         for what in ("check without near", "check", "check + tokenise"):
             for file in files:
                 show(what, file, asked.shared)
@@ -74,8 +78,7 @@ def show(what: str, file: Path, shared: Path) -> None:
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     )
     if done.returncode:
-        print(f"{what:<22}{done.stderr.strip().splitlines()[-1]}")
-        return
+        sys.exit(f"{what}: {done.stderr.strip().splitlines()[-1]}")
     got = json.loads(done.stdout)
     mb = file.stat().st_size / 1e6
     speeds = f"{mb / got['seconds']:>8.1f}{mb / got['cpu']:>10.1f}"

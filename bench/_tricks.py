@@ -1,0 +1,124 @@
+"""What makes a step fast or small, each with the plain part that stands in its place when it is switched off.
+
+The product has no such switches: here the plain part is put where the fast one is (``off``), while a session is made and while it steps.
+T tokens, V vocabulary, H query heads, D width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+from luthier.engine import loss, pack
+from luthier.engine import session as session_module
+from luthier.engine.session import Session, states
+from luthier.engine.tree import Pack
+from luthier.methods._lowrank import LowRank
+from luthier.models import load, sight
+from luthier.objectives import sft
+
+Switch = Callable[[], Any]  # gives a context manager inside which the trick is off
+
+
+@dataclass(frozen=True)
+class Trick:
+    """A trick by its one-line description, and how to do without it.
+
+    Attributes:
+        off: None where it is decided when the model or the process is made: see ``ablation.py``.
+        needs: a trick without which this one does nothing; it is then not tried alone.
+    """
+
+    what: str
+    off: Switch | None = None
+    needs: str = ""
+
+
+def whole_head(self: Session, pack: Pack, *, keep_gradient: bool = True) -> Tensor:
+    """`Session.loss` as it is usually computed: the scores of every token at once, then the loss of those that are learned."""
+    logits_TV = F.linear(states(self.model, pack), self.model.head().weight)
+    logprobs_TV = torch.log_softmax(logits_TV.float(), dim=-1)
+    picked = logprobs_TV[torch.from_numpy(pack.rows_N), torch.from_numpy(pack.targets_N)]
+    return -(torch.from_numpy(pack.weights_N) * picked).sum()
+
+
+def masked(_: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, *__: Any, **given: Any) -> tuple[Tensor, None]:
+    """The rule of sight as a dense ``[T, T]`` mask for torch's own attention."""
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=given["sight"].dense(), scale=given.get("scaling"), enable_gqa=True)
+    return out.transpose(1, 2), None
+
+
+@contextmanager
+def dense() -> Iterator[None]:
+    AttentionInterface.register(sight.NAME, masked)
+    try:
+        yield
+    finally:
+        AttentionInterface.register(sight.NAME, sight.attend)
+
+
+class PlainAdam:
+    """torch's AdamW over the tensors as they are, in the place of ``engine/optimiser.py``; parameters must be fp32."""
+
+    def __init__(self, groups: list[Any], train: Any) -> None:
+        self.rate = train.learning_rate
+        self.parameters = [p for g in groups for _, p in g.parameters]
+        self.adam = torch.optim.AdamW(self.parameters, lr=self.rate, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
+
+    def collect(self) -> None:
+        """Gradients are where autograd leaves them."""
+
+    def norm(self) -> Tensor:
+        return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in self.parameters if p.grad is not None]))
+
+    def step(self, share: float, *, norm: Tensor, clip: float) -> None:
+        torch.nn.utils.clip_grad_norm_(self.parameters, clip)
+        for group in self.adam.param_groups:
+            group["lr"] = self.rate * share
+        self.adam.step()
+        self.adam.zero_grad()
+
+
+def _instead(owner: Any, name: str, plain: Any) -> Switch:
+    return lambda: patch.object(owner, name, plain)
+
+
+TRICKS: dict[str, Trick] = {
+    "shared beginnings": Trick(
+        "rows that begin alike share the beginning",
+        _instead(session_module, "packs", partial(pack.packs, share_at_least=1 << 40)),
+    ),
+    "packs": Trick("rows of a step are laid out together up to 1,024 tokens, not one at a time"),
+    "tree attention": Trick("attention costs what is seen, not T x T under a mask", dense),
+    "learned only": Trick("the head sees learned states only", _instead(Session, "loss", whole_head)),
+    "head chunks": Trick("256 learned states at a time", _instead(loss, "CHUNK", 1 << 40), needs="learned only"),
+    "early gradient": Trick(
+        "the head's gradient is taken in the forward pass", _instead(sft.Objective, "linear", False), needs="learned only"
+    ),
+    "fused lora": Trick("a linear and its adapter as one function, sums in place", _instead(LowRank, "_fuses", lambda *_: False)),
+    "lean blocks": Trick("norms and MLPs keep less for backward", _instead(load, "make_lean", lambda _: 0)),
+    "flat adam": Trick("AdamW on one flat buffer", _instead(session_module, "Optimiser", PlainAdam)),
+    "bfloat16": Trick("frozen weights and arithmetic in bfloat16"),
+    "kept memory": Trick("the allocator keeps freed memory"),
+}
+"""By name, in the order of the table."""
+
+
+@contextmanager
+def without(names: frozenset[str]) -> Iterator[None]:
+    """Inside, the tricks called `names` are off."""
+    with ExitStack() as stack:
+        for name in names:
+            off = TRICKS[name].off
+            if off is not None:
+                stack.enter_context(off())
+        yield
