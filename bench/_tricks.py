@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from luthier.engine import loss, pack
+from luthier.engine import ahead, loss, pack
 from luthier.engine import session as session_module
 from luthier.engine.session import Session, states
 from luthier.engine.tree import Pack
@@ -88,6 +88,11 @@ class PlainAdam:
         self.adam.zero_grad()
 
 
+def in_turn(self: ahead.Ahead, step: int, budget: int) -> ahead.Plan:
+    """`Ahead.take` without a thread: the plan is made when it is asked for."""
+    return self.make(step, budget)
+
+
 def _instead(owner: Any, name: str, plain: Any) -> Switch:
     return lambda: patch.object(owner, name, plain)
 
@@ -95,7 +100,7 @@ def _instead(owner: Any, name: str, plain: Any) -> Switch:
 TRICKS: dict[str, Trick] = {
     "shared beginnings": Trick(
         "rows that begin alike share the beginning",
-        _instead(session_module, "packs", partial(pack.packs, share_at_least=1 << 40)),
+        _instead(ahead, "packs", partial(pack.packs, share_at_least=1 << 40)),
     ),
     "packs": Trick("rows of a step are laid out together up to 1,024 tokens, not one at a time"),
     "tree attention": Trick("attention costs what is seen, not T x T under a mask", dense),
@@ -107,6 +112,7 @@ TRICKS: dict[str, Trick] = {
     "fused lora": Trick("a linear and its adapter as one function, sums in place", _instead(LowRank, "_fuses", lambda *_: False)),
     "lean blocks": Trick("norms and MLPs keep less for backward", _instead(load, "make_lean", lambda _: 0)),
     "flat adam": Trick("AdamW on one flat buffer", _instead(session_module, "Optimiser", PlainAdam)),
+    "planning ahead": Trick("a thread lays out the next step while one computes", _instead(ahead.Ahead, "take", in_turn)),
     "bfloat16": Trick("frozen weights and arithmetic in bfloat16"),
     "kept memory": Trick("the allocator keeps freed memory"),
 }
@@ -117,7 +123,7 @@ TRICKS: dict[str, Trick] = {
 def without(names: frozenset[str]) -> Iterator[None]:
     """Inside, the tricks called `names` are off."""
     with ExitStack() as stack:
-        for name in names:
+        for name in sorted(names):
             off = TRICKS[name].off
             if off is not None:
                 stack.enter_context(off())

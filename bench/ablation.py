@@ -134,6 +134,7 @@ def measure(chosen: list[Variant], work: str, *, turns: int, smoke: bool) -> lis
         for variant in chosen:
             with without(variant.off):
                 stepped[variant.name].append(sessions[variant.name].advance())
+                settle(sessions[variant.name])
     return [
         {
             "variant": name,
@@ -145,6 +146,12 @@ def measure(chosen: list[Variant], work: str, *, turns: int, smoke: bool) -> lis
         }
         for name, steps in stepped.items()
     ]
+
+
+def settle(session: Session) -> None:
+    """Let the plan of the next step be finished here, not while another variant computes, or is off."""
+    if session.ahead._next is not None:
+        session.ahead._next.join()
 
 
 def show(runs: list[dict[str, Any]]) -> int:

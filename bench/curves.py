@@ -59,7 +59,7 @@ def measure(curve: str, *, turns: int, smoke: bool) -> list[dict[str, Any]]:
     for _ in range(turns):
         for at, session in sessions.items():
             stepped = session.advance()
-            seconds[at].append(stepped.seconds)
+            seconds[at].append(round(stepped.seconds, 4))
             tokens[at] = stepped.tokens
     points = []
     for at, found in seconds.items():

@@ -191,8 +191,7 @@ def _call(asked: argparse.Namespace, bench: Path, record: dict[str, Any], entrie
     if peak.exists():
         record["limits"].append(json.loads(peak.read_text())["bfloat16 1024"]["layer"])
     if not found.exists():
-        print(f"{record['job']}: the harness ended with {done.returncode}; none of {', '.join(entries)} counts", file=sys.stderr)
-        return []
+        sys.exit(f"{record['job']}: the harness ended with {done.returncode}")
     runs: list[dict[str, Any]] = json.loads(found.read_text())
     return runs
 
