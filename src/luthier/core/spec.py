@@ -99,6 +99,8 @@ class TrainSpec(Strict):
     """Steps between looks at the held-out loss."""
     patience: int = Field(3, ge=0)
     """Stop after so many looks without a better held-out loss; 0 never stops early."""
+    processes: Annotated[int, Field(ge=1, le=64)] | Auto = "auto"
+    """Processes on this machine that share every step; auto is one per accelerator, or one. Never changes the result beyond rounding."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Everything random follows from it."""
 

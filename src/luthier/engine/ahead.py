@@ -32,12 +32,12 @@ class Plan:
     tokens: int
 
 
-def planned(rows: list[Row], budget: int) -> Plan:
-    """Lay out `rows` in forests of at most `budget` tokens."""
+def planned(rows: list[Row], budget: int, *, parts: int = 1) -> Plan:
+    """Lay out `rows` in forests of at most `budget` tokens, for as many processes as `parts` says."""
     sequences = [sequence for row in rows for sequence in row.sequences]
     return Plan(
         rows=rows,
-        packs=packs(rows, budget),
+        packs=packs(rows, budget, parts=parts),
         weight=sum(float(sequence.weights.sum(dtype="float64")) for sequence in sequences),
         learned=sum(int((sequence.weights != 0).sum()) for sequence in sequences),
         tokens=sum(len(sequence.tokens) for sequence in sequences),

@@ -84,6 +84,10 @@ class Optimiser:
         for flat in self.flats:
             flat.collect()
 
+    def gradients(self) -> list[Tensor]:
+        """The gradient gathered so far, one flat fp32 buffer per group, to be changed in place."""
+        return [_gradient(flat) for flat in self.flats]
+
     def norm(self) -> Tensor:
         """Length of the whole gradient."""
         norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(_gradient(flat)) for flat in self.flats]))

@@ -8,7 +8,7 @@ from luthier.core.sequence import Row, Sequence
 from luthier.engine.tree import SHARE_AT_LEAST, Pack, plant, shared, sort_key
 
 
-def packs(rows: Iterable[Row], budget: int, *, share_at_least: int = SHARE_AT_LEAST) -> list[Pack]:
+def packs(rows: Iterable[Row], budget: int, *, share_at_least: int = SHARE_AT_LEAST, parts: int = 1) -> list[Pack]:
     """Forests of about equal size that hold every sequence of `rows` once.
 
     Rows are sorted so that equal beginnings meet; the sequences of one row (the two answers of a pair, the forks of a dialogue) stay
@@ -16,11 +16,12 @@ def packs(rows: Iterable[Row], budget: int, *, share_at_least: int = SHARE_AT_LE
 
     Args:
         budget: most tokens in one forest. A row that alone is longer gets a forest of its own.
+        parts: aim at a multiple of this number of forests, so that as many processes have equal shares.
     """
     sequences, groups = _numbered(rows)
     groups.sort(key=lambda group: sort_key(sequences[group[0]].tokens))
     total = sum(_growth(sequences, groups, i, share_at_least) for i in range(len(groups)))
-    fair = -(-total // max(1, -(-total // budget)))  # equal shares, rounded up
+    fair = -(-total // max(1, parts * -(-total // (parts * budget))))  # equal shares, rounded up
     bins: list[list[int]] = []
     filled = budget + 1
     for i, group in enumerate(groups):

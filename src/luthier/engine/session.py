@@ -21,6 +21,7 @@ from luthier.engine.optimiser import Optimiser
 from luthier.engine.order import Order
 from luthier.engine.pack import packs
 from luthier.engine.schedule import share
+from luthier.engine.team import Alone, Command, Team
 from luthier.engine.tree import Pack
 from luthier.models.model import Model
 
@@ -52,6 +53,9 @@ class Session:
         model: the base with `method` already attached.
         rows: what is learned. valid: held-out rows for `validate`; may be empty.
         train: derived numbers (no "auto" except tokens_per_pack and the intervals).
+
+    Attributes:
+        team: the processes that take each step together; alone until told otherwise.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Session:
         self.budget = TOKENS_PER_PACK if train.tokens_per_pack == "auto" else train.tokens_per_pack
         self.optimiser = Optimiser(method.groups(model), train)
         self.ahead = Ahead(self._plan, self.steps)
+        self.team: Alone | Team = Alone()
 
     def advance(self) -> Stepped:
         """Do one optimiser step.
@@ -73,12 +78,13 @@ class Session:
             ResultError: the loss or the gradient is not finite; the weights are those before the step.
         """
         start = time.perf_counter()
+        self.team.say(Command.ADVANCE)
         plan = self.ahead.take(self.step, self.budget)
-        torch.manual_seed(hash((self.train.seed, self.step)) & (2**63 - 1))  # dropout follows from the step: resume needs no random state
         self.model.network.train()
         loss, _ = self.gradient(plan)
         norm = self.optimiser.norm()
         if not math.isfinite(loss) or not math.isfinite(norm.item()):
+            self.optimiser.forget()
             raise self._not_finite(plan.rows, loss, norm.item())
         rate = share(self.step, steps=self.steps, train=self.train)
         self.optimiser.step(rate, norm=norm, clip=self.train.clip)
@@ -105,17 +111,21 @@ class Session:
             raise ResultError(
                 "The rows of this step teach nothing.", where=str(plan.rows[0].source), remedy="Check weights and data.learn."
             )
-        total = 0.0
-        for pack in plan.packs:
-            if not len(pack.rows_N):
-                continue  # nothing is learned from this forest
+        total = torch.zeros((), dtype=torch.float64, device=self.model.device)
+        for number, pack in self._mine(plan.packs):
+            torch.manual_seed(hash((self.train.seed, self.step, number)) & (2**63 - 1))  # dropout: no random state, whoever computes it
             loss = self.loss(pack)
-            total += loss.item()
-            if not math.isfinite(total):
-                return total / weight, weight  # backward would only spread it
+            total += loss.detach()
             (loss / weight).backward()
             self.optimiser.collect()
-        return total / weight, weight
+        for sum_ in (total, *self.optimiser.gradients()):
+            self.team.add(sum_)
+        return total.item() / weight, weight
+
+    def _mine(self, packs: list[Pack]) -> list[tuple[int, Pack]]:
+        """This process's share of the forests of a step, those that teach something, with their numbers."""
+        mine = list(enumerate(packs))[self.team.rank :: self.team.size]
+        return [(number, pack) for number, pack in mine if len(pack.rows_N)]
 
     def loss(self, pack: Pack, *, keep_gradient: bool = True) -> Tensor:
         """Summed loss of one forest."""
@@ -130,17 +140,19 @@ class Session:
     def validate(self) -> float:
         """Mean held-out loss in nats per learned weight, with the weights as they are."""
         assert self.valid is not None and len(self.valid), "there are no held-out rows"
+        self.team.say(Command.VALIDATE)
         self.model.network.eval()
-        total = weight = 0.0
-        for chosen in batches(self.valid, self.train.rows_per_step if isinstance(self.train.rows_per_step, int) else 8):
-            for pack in packs(chosen, self.budget):
-                if len(pack.rows_N):
-                    total += self.loss(pack, keep_gradient=False).item()
-                    weight += pack.weight
-        return total / weight
+        size = self.train.rows_per_step if isinstance(self.train.rows_per_step, int) else 8
+        sums = torch.zeros(2, dtype=torch.float64, device=self.model.device)
+        for chosen in batches(self.valid, size):
+            for _, pack in self._mine(packs(chosen, self.budget, parts=self.team.size)):
+                sums[0] += self.loss(pack, keep_gradient=False)
+                sums[1] += pack.weight
+        self.team.add(sums)
+        return (sums[0] / sums[1]).item()
 
     def _plan(self, step: int, budget: int) -> Plan:
-        return planned([self.rows[i] for i in self.order.rows(step)], budget)
+        return planned([self.rows[i] for i in self.order.rows(step)], budget, parts=self.team.size)
 
     def _not_finite(self, chosen: list[Row], loss: float, norm: float) -> ResultError:
         guilty = [row.source for row in chosen if not math.isfinite(self._alone(row))]

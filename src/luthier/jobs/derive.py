@@ -51,7 +51,7 @@ class Facts:
     Attributes:
         rows: training rows. tokens, learned: true and learned tokens in one pass over them. longest: tokens of the longest row.
         longest_answer: tokens of the longest expected answer among the held-out rows; 0 when unknown.
-        parameters: of the base. dtype, context: as the model was loaded.
+        parameters: of the base. dtype, context: as the model was loaded. accelerators: how many this machine has.
     """
 
     rows: int
@@ -62,6 +62,7 @@ class Facts:
     parameters: int
     dtype: str
     context: int
+    accelerators: int = 0
 
 
 def derive(spec: Spec, facts: Facts) -> tuple[Spec, list[Note]]:
@@ -111,6 +112,7 @@ class _Derivation:
                 "validate_every": self.take(
                     asked.validate_every, "validate_every", every, f"{LOOKS} looks at the held-out loss in {steps} steps"
                 ),
+                "processes": self.take(asked.processes, "processes", *self.processes()),
                 "save_every": self.take(asked.save_every, "save_every", every, "a kill loses at most the steps between two looks"),
             }
         )
@@ -148,6 +150,11 @@ class _Derivation:
         if method == "full":
             return rate * FULL_SHARE, f"full tuning of a {_millions(size)} model, a tenth of LoRA's rate"
         return rate, f"{method} on a {_millions(size)} model"
+
+    def processes(self) -> tuple[int, str]:
+        """One per accelerator, or one."""
+        number = max(1, self.facts.accelerators)
+        return number, f"one per accelerator, {number} here" if self.facts.accelerators else "no accelerator, and one process has all cores"
 
     def max_tokens(self) -> int:
         """Room for one and a half times the longest expected answer, within the model's context."""

@@ -8,15 +8,19 @@ from typing import Any
 
 import pyarrow
 import pyarrow.compute
+import torch
 
 from luthier.core.errors import Interrupted, SpecError
 from luthier.core.events import Listener, Note, Stage
+from luthier.core.sequence import Rows
 from luthier.core.spec import Spec, checked
+from luthier.engine import checkpoint
 from luthier.engine.arena import keep_memory
 from luthier.engine.rehearsal import rehearse
 from luthier.engine.session import Session
 from luthier.engine.watch import Watch
 from luthier.jobs import specs, stopping
+from luthier.jobs.crew import crew
 from luthier.jobs.derive import Facts, derive
 from luthier.jobs.prepare import Prepared
 from luthier.jobs.result import fresh_method
@@ -55,6 +59,7 @@ def facts(model: Model, data: Prepared) -> Facts:
         parameters=model.num_parameters,
         dtype=str(model.dtype).removeprefix("torch."),
         context=model.context,
+        accelerators=torch.cuda.device_count(),
     )
 
 
@@ -98,7 +103,8 @@ def fit(training: Training, *, listen: Listener) -> None:
     listen(Stage("tune", f"{session.steps} steps, {spec.method.name}, {training.model.num_trained:,} weights move"))
     if resumed is not None:
         listen(resumed)
-    with stopping.listening() as asked:
+    begin_from = folder.checkpoints / f"{checkpoint.PREFIX}{session.step:06d}" if session.step else None
+    with crew(session, spec, begin_from=begin_from), stopping.listening() as asked:
         for event in watch.run():
             listen(event)
             if asked.to_stop and session.step < session.steps:
@@ -108,9 +114,13 @@ def fit(training: Training, *, listen: Listener) -> None:
     shutil.rmtree(folder.checkpoints / "best", ignore_errors=True)  # now saved in their standard layout
 
 
-def _session(training: Training) -> Session:
+def new_session(spec: Spec, model: Model, method: Any, *, rows: Rows, valid: Rows) -> Session:
+    """One run of the loop in memory, with the objective of the Spec."""
     keep_memory()
-    spec = training.spec
     part = specs.OBJECTIVES.load(spec.objective.name)
     objective = part.Objective(checked(part.Options, spec.objective.options, path="objective"))
-    return Session(training.model, training.method, objective, rows=training.data.rows, valid=training.data.valid, train=spec.train)
+    return Session(model, method, objective, rows=rows, valid=valid, train=spec.train)
+
+
+def _session(training: Training) -> Session:
+    return new_session(training.spec, training.model, training.method, rows=training.data.rows, valid=training.data.valid)

@@ -73,6 +73,7 @@ class Sight:
     def __init__(self, ends_T: NDArray[np.int64], positions_T: NDArray[np.int64], *, keep: bool = False) -> None:
         self.ends_T, self.positions_T = ends_T, positions_T
         self.memories: list[Memory] | None = [] if keep else None
+        self.masks: dict[Any, Any] = {}  # an accelerator's form of the rule, filled by `flex`
 
     @cached_property
     def depth(self) -> int:
@@ -242,7 +243,11 @@ def attend(
     if sight.memories is not None:
         sight.memories.append(Memory(k.detach(), v.detach()))
     window = sliding_window if sliding_window is not None and sight.depth > sliding_window else None
-    if softcap is None and window is None:
+    if q.is_cuda:
+        from luthier.models import flex  # here, so that nobody else pays for its import
+
+        out_THD = flex.attention(q, k, v, sight, scaling, softcap=softcap, window=window)
+    elif softcap is None and window is None:
         out_THD = TreeAttention.apply(q, k, v, sight, scaling)  # type: ignore[no-untyped-call]
     else:
         out_THD = plain_attention(q, k, v, sight, scaling, softcap=softcap, window=window)
