@@ -128,7 +128,9 @@ class Optimiser:
         for group, flat in zip(self.groups, self.flats, strict=True):
             flat.master.data.copy_(state[f"{group.name}.master"])
             moments = {
-                key: state[f"{group.name}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq") if f"{group.name}.{key}" in state
+                key: state[f"{group.name}.{key}"].to(flat.master.device, copy=True)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{group.name}.{key}" in state
             }
             if moments:
                 self.adam.state[flat.master] = moments

@@ -203,7 +203,7 @@ def _try_checkpoint(session: Session, folder: Path) -> int:
         loaded = checkpoint.load(written)
         for kind, wanted, got in (("weight", weights, loaded.weights), ("optimiser value", optimiser, loaded.optimiser)):
             for name, tensor in wanted.items():
-                if not torch.equal(tensor, got[name]):
+                if not torch.equal(tensor.cpu(), got[name]):
                     raise ResultError(
                         f"The {kind} {name} does not come back from disk as it was.", where=str(folder), remedy="Check the disk."
                     )

@@ -17,6 +17,7 @@ from luthier.engine.loss import CHUNK
 from luthier.engine.pack import packs
 from luthier.engine.session import TOKENS_PER_PACK, states
 from luthier.engine.tree import Pack
+from luthier.models.device import send
 from luthier.models.model import Model
 
 ROWS_AT_ONCE = 256
@@ -82,10 +83,11 @@ def _score_part(model: Model, sequences: Many[Sequence], budget: int) -> list[Sc
 
 @torch.no_grad()
 def _score_pack(model: Model, pack: Pack) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    states_ND = states(model, pack).index_select(0, torch.from_numpy(pack.rows_N))
-    logprobs, hits = [torch.empty(0)], [torch.empty(0, dtype=torch.bool)]
-    for states_CD, targets_C in zip(states_ND.split(CHUNK), torch.from_numpy(pack.targets_N).split(CHUNK), strict=True):
+    where = model.device
+    states_ND, targets_N = states(model, pack).index_select(0, send(pack.rows_N, where)), send(pack.targets_N, where)
+    logprobs, hits = [torch.empty(0, device=where)], [torch.empty(0, dtype=torch.bool, device=where)]
+    for states_CD, targets_C in zip(states_ND.split(CHUNK), targets_N.split(CHUNK), strict=True):
         logits_CV = F.linear(states_CD, model.head().weight).float()
         logprobs.append(logits_CV.gather(1, targets_C[:, None]).squeeze(1) - logits_CV.logsumexp(-1))
         hits.append(logits_CV.argmax(-1) == targets_C)
-    return torch.cat(logprobs).numpy(), torch.cat(hits).numpy()
+    return torch.cat(logprobs).cpu().numpy(), torch.cat(hits).cpu().numpy()

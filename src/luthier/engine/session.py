@@ -23,6 +23,7 @@ from luthier.engine.pack import packs
 from luthier.engine.schedule import share
 from luthier.engine.team import Alone, Command, Team
 from luthier.engine.tree import Pack
+from luthier.models.device import send
 from luthier.models.model import Model
 
 TOKENS_PER_PACK = 1024
@@ -131,10 +132,10 @@ class Session:
         """Summed loss of one forest."""
         with nullcontext() if keep_gradient else torch.no_grad():
             states_TD = states(self.model, pack)
-            states_ND = states_TD.index_select(0, torch.from_numpy(pack.rows_N))
-            targets_N, head_VD = torch.from_numpy(pack.targets_N), self.model.head().weight
+            states_ND = states_TD.index_select(0, send(pack.rows_N, states_TD.device))
+            targets_N, head_VD = send(pack.targets_N, states_TD.device), self.model.head().weight
             if self.objective.linear:
-                return weighted_loss(states_ND, head_VD, targets_N, torch.from_numpy(pack.weights_N))[0]
+                return weighted_loss(states_ND, head_VD, targets_N, send(pack.weights_N, states_TD.device))[0]
             return self.objective.loss(logprobs(states_ND, head_VD, targets_N), pack)
 
     def validate(self) -> float:
@@ -169,7 +170,8 @@ class Session:
 
 def states(model: Model, pack: Pack) -> Tensor:
     """States after the final norm, ``[T, D]``, of every token of a forest."""
-    return model.states(tokens_T=torch.from_numpy(pack.tokens_T), positions_T=torch.from_numpy(pack.positions_T), sight=pack.sight())
+    where = model.device
+    return model.states(tokens_T=send(pack.tokens_T, where), positions_T=send(pack.positions_T, where), sight=pack.sight())
 
 
 def batches(rows: Rows, size: int) -> Iterable[list[Row]]:

@@ -21,4 +21,4 @@ class Learned(Protocol):
 def negative_log_likelihood(logprobs_N: Tensor, learned: Learned) -> Tensor:
     """``-sum_n w_n log p_n`` in nats."""
     weights_N: Any = learned.weights_N
-    return -(from_numpy(weights_N) * logprobs_N).sum()
+    return -(from_numpy(weights_N).to(logprobs_N.device) * logprobs_N).sum()
