@@ -40,6 +40,15 @@ def test_what_was_said_stays_and_is_not_told() -> None:
     assert spec.train.max_steps == 300
 
 
+@pytest.mark.parametrize(
+    ("accelerators", "asked", "expected", "told"), [(0, "auto", 1, 0), (1, "auto", 1, 0), (4, "auto", 4, 1), (4, 2, 2, 0)]
+)
+def test_processes_are_as_many_as_accelerators(accelerators: int, asked: int | str, expected: int, told: int) -> None:
+    spec, notes = derive(Spec.parse({"train": {"processes": asked}}), replace(DESK, accelerators=accelerators))
+    assert spec.train.processes == expected
+    assert sum(note.data["field"] == "processes" for note in notes) == told
+
+
 def test_deriving_twice_changes_nothing() -> None:
     once, _ = derive(Spec(), DESK)
     twice, notes = derive(once, DESK)

@@ -112,7 +112,7 @@ class _Derivation:
                 "validate_every": self.take(
                     asked.validate_every, "validate_every", every, f"{LOOKS} looks at the held-out loss in {steps} steps"
                 ),
-                "processes": self.take(asked.processes, "processes", *self.processes()),
+                "processes": self.processes(asked),
                 "save_every": self.take(asked.save_every, "save_every", every, "a kill loses at most the steps between two looks"),
             }
         )
@@ -151,10 +151,12 @@ class _Derivation:
             return rate * FULL_SHARE, f"full tuning of a {_millions(size)} model, a tenth of LoRA's rate"
         return rate, f"{method} on a {_millions(size)} model"
 
-    def processes(self) -> tuple[int, str]:
-        """One per accelerator, or one."""
-        number = max(1, self.facts.accelerators)
-        return number, f"one per accelerator, {number} here" if self.facts.accelerators else "no accelerator, and one process has all cores"
+    def processes(self, asked: TrainSpec) -> int:
+        """One per accelerator; on a CPU one process keeps all cores as busy as two do, in half the memory. One is not worth telling."""
+        number = self.facts.accelerators
+        if number < 2 and asked.processes == "auto":
+            return 1
+        return int(self.take(asked.processes, "processes", number, f"one for each of {number} accelerators"))
 
     def max_tokens(self) -> int:
         """Room for one and a half times the longest expected answer, within the model's context."""
