@@ -67,10 +67,14 @@ def main() -> int:
     if asked.measure:
         named = {v.name: v for table in variants().values() for v in table}
         chosen = [named[name] for name in json.loads(asked.measure)]
-        print(json.dumps(measure(chosen, asked.works, turns=asked.turns, smoke=asked.smoke)))
+        print(json.dumps(measure(chosen, asked.works, turns=asked.turns)))
         return 0
     if asked.show:
         runs = json.loads(asked.show.read_text())["runs"]
+    elif asked.smoke:
+        runs = [
+            r | {"work": "support", "table": t} for t, table in variants().items() for r in measure(table, "support", turns=2, smoke=True)
+        ]
     else:
         runs = [run for work in asked.works.split(",") for name in asked.tables.split(",") for run in _table(asked, work, name)]
     wrong = 0
@@ -98,11 +102,10 @@ def _table(asked: argparse.Namespace, work: str, name: str) -> list[dict[str, An
     found: dict[str, dict[str, Any]] = {}
     for kept in (True, False):
         together = [v.name for v in table if ("kept memory" not in v.off) == kept]
-        if together and not (asked.smoke and not kept and name == "off"):
+        if together:
             found |= {r["variant"]: r for r in _process(asked, work, together, asked.turns, asked.prefix)}
-    if not asked.smoke:
-        for variant in found:
-            found[variant]["peak_mb"] = _process(asked, work, [variant], 2, "")[0]["peak_mb"]
+    for variant in found:
+        found[variant]["peak_mb"] = _process(asked, work, [variant], 2, "")[0]["peak_mb"]
     runs = [{"work": work, "table": name, **found[v.name]} for v in table if v.name in found]
     if asked.save:
         old = json.loads(asked.save.read_text())["runs"] if asked.save.is_file() else []
@@ -113,12 +116,12 @@ def _table(asked: argparse.Namespace, work: str, name: str) -> list[dict[str, An
 
 def _process(asked: argparse.Namespace, work: str, names: list[str], turns: int, prefix: str) -> list[dict[str, Any]]:
     command = [*shlex.split(prefix), sys.executable, __file__, "--measure", json.dumps(names), "--works", work, "--turns", str(turns)]
-    done = subprocess.run(command + ["--smoke"] * asked.smoke, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     runs: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return runs
 
 
-def measure(chosen: list[Variant], work: str, *, turns: int, smoke: bool) -> list[dict[str, Any]]:
+def measure(chosen: list[Variant], work: str, *, turns: int, smoke: bool = False) -> list[dict[str, Any]]:
     """Steps of every variant in turn, in this process."""
     if all("kept memory" not in v.off for v in chosen):
         keep_memory()
