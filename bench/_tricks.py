@@ -77,6 +77,10 @@ class PlainAdam:
     def collect(self) -> None:
         """Gradients are where autograd leaves them."""
 
+    def gradients(self) -> list[Tensor]:
+        """What several processes would add up; there is one."""
+        return []
+
     def norm(self) -> Tensor:
         return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in self.parameters if p.grad is not None]))
 
