@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from luthier.models.joined import Factors
+
 
 class LowRank(nn.Module):
     """A delta for a linear (LoRA, Hu et al., arXiv 2106.09685, section 4.1)::
@@ -61,6 +63,10 @@ class LowRank(nn.Module):
         """The formula as it stands; works on any base, packed ones included."""
         h = F.linear(F.dropout(x, self.dropout, self.training), self.A.to(x.dtype))
         return cast(Tensor, base(x) + self.scale * F.linear(h, self.B.to(x.dtype)))
+
+    def factors(self) -> Factors | None:
+        """What a fused block runs beside the linear's own matmul; None while dropout makes it another formula."""
+        return None if self.training and self.dropout > 0 else Factors(self.A, self.B, self.scale)
 
     def merged(self, base: nn.Module) -> Tensor:
         """``W + s B A``, added in fp32 and rounded once to the dtype of `W`."""

@@ -38,7 +38,7 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_D, scale = ctx.saved_tensors
-        n = x.float().mul_(scale)
+        n = x.float() * scale
         grad_weight = (grad * n).reshape(-1, n.shape[-1]).sum(0).to(weight_D.dtype) if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
             return None, grad_weight, None

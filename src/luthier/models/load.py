@@ -22,6 +22,7 @@ from luthier.models import sight
 from luthier.models.config import build_config, read_config
 from luthier.models.families import family_of
 from luthier.models.find import checked_folder, find
+from luthier.models.fused import fuse
 from luthier.models.lean import make_lean
 from luthier.models.machine import compute_dtype
 from luthier.models.model import Model
@@ -168,6 +169,7 @@ def _model(
             code="context",
         )
     make_lean(network)
+    fuse(network)
     model = Model(name, folder, network.eval().requires_grad_(False), family, renderer, dtype, longest if context == "auto" else context)
     _check_fit(model)
     return model

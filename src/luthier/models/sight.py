@@ -27,6 +27,9 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from luthier.models import pieces
+from luthier.models.kernels import Cut, kernels
+
 if TYPE_CHECKING:
     from luthier.models.recall import Recall
 
@@ -83,7 +86,7 @@ class Sight:
     @cached_property
     def pieces(self) -> list[Piece]:
         """Every token is in exactly one piece, in layout order."""
-        pieces: list[Piece] = []
+        found: list[Piece] = []
         bounds = [0, *(np.flatnonzero(np.diff(self.ends_T)) + 1).tolist(), len(self.ends_T)]
         open_nodes: list[tuple[Span, int]] = []  # the path to the present node: (span, end of its subtree)
         for start, end in pairwise(bounds):
@@ -92,9 +95,16 @@ class Sight:
             above = _joined([span for span, _ in open_nodes])
             for first in range(start, end, PIECE):
                 last = min(first + PIECE, end)
-                pieces.append(Piece(first, last, tuple(_joined([*above, (start, last)]))))
+                found.append(Piece(first, last, tuple(_joined([*above, (start, last)]))))
             open_nodes.append(((start, end), int(self.ends_T[start])))
-        return pieces
+        return found
+
+    @cached_property
+    def cut(self) -> Cut:
+        """Start and length of the piece that holds each token."""
+        sizes = np.array([piece.end - piece.start for piece in self.pieces])
+        starts = np.array([piece.start for piece in self.pieces])
+        return Cut(torch.from_numpy(np.repeat(starts, sizes)), torch.from_numpy(np.repeat(sizes, sizes)))
 
     def dense(self) -> Tensor:
         """The rule as a bool matrix ``[T, T]`` (row sees column), for tests and for masks elsewhere."""
@@ -112,12 +122,6 @@ def _joined(spans: list[Span]) -> list[Span]:
         else:
             joined.append((start, end))
     return joined
-
-
-def gather(x_KTD: Tensor, spans: tuple[Span, ...]) -> Tensor:
-    """The tokens of `spans`, a view where there is one span."""
-    pieces = [x_KTD[:, start:end] for start, end in spans]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
 
 def probabilities(q_KMD: Tensor, k_KSD: Tensor, *, looking: int, softcap: float | None = None, window: int | None = None) -> Tensor:
@@ -156,48 +160,29 @@ def _stack(x_HTD: Tensor, piece: Piece, kv_heads: int) -> Tensor:
 
 
 class TreeAttention(torch.autograd.Function):
-    """Attention over a token tree, piece by piece; backward computes the probabilities again instead of keeping them.
-
-    Gradients (FlashAttention, arXiv 2205.14135, eq. 4-6, without its tiling): ``dV = P^T dO``, ``dP = dO V^T``,
-    ``dS = P * (dP - rowsum(dO * O))``, ``dQ = dS K``, ``dK = dS^T Q``.
-    """
+    """Attention over a token tree for blocks that bring queries, keys and values head by head; the work is in ``pieces.py``."""
 
     @staticmethod
     def forward(ctx: Any, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor, sight: Sight, scaling: float) -> Tensor:
-        q_HTD = q_HTD * scaling
         heads, tokens, width = q_HTD.shape
-        kv_heads = k_KTD.shape[0]
-        out_THD = q_HTD.new_empty(tokens, heads, width)
-        for piece in sight.pieces:
-            p = probabilities(_stack(q_HTD, piece, kv_heads), gather(k_KTD, piece.seen), looking=piece.end - piece.start)
-            out = torch.bmm(p, gather(v_KTD, piece.seen))
-            out_THD[piece.start : piece.end] = out.view(heads, -1, width).transpose(0, 1)
-        ctx.save_for_backward(q_HTD, k_KTD, v_KTD, out_THD)
+        scaled = q_HTD * scaling
+        q = torch.cat([scaled[:, piece.start : piece.end].reshape(-1) for piece in sight.pieces]).view(tokens, heads, width)
+        k_KTD, v_KTD = k_KTD.contiguous(), v_KTD.contiguous()
+        logsum, out_TX = q.new_empty(tokens * heads, dtype=torch.float32), q.new_empty(tokens, heads * width)
+        kernels(q).from_pieces(pieces.forward(q, k_KTD, v_KTD, sight, logsum), sight.cut, out_TX)
+        ctx.save_for_backward(q, k_KTD, v_KTD, out_TX, logsum)
         ctx.sight, ctx.scaling = sight, scaling
-        return out_THD
+        return out_TX.view(tokens, heads, width)
 
     @staticmethod
     def backward(ctx: Any, grad_THD: Tensor) -> tuple[Tensor | None, ...]:
-        q_HTD, k_KTD, v_KTD, out_THD = ctx.saved_tensors
-        kv_heads = k_KTD.shape[0]
-        grad_HTD, delta_HT1 = grad_THD.transpose(0, 1), (grad_THD * out_THD).sum(-1, dtype=torch.float32).t().unsqueeze(-1)
-        dq, dk, dv = torch.empty_like(q_HTD), torch.zeros_like(k_KTD), torch.zeros_like(v_KTD)
-        for piece in ctx.sight.pieces:
-            q, k, v = _stack(q_HTD, piece, kv_heads), gather(k_KTD, piece.seen), gather(v_KTD, piece.seen)
-            p, g = probabilities(q, k, looking=piece.end - piece.start), _stack(grad_HTD, piece, kv_heads)
-            dp = torch.bmm(g, v.transpose(1, 2))
-            ds = dp.sub_(_stack(delta_HT1, piece, kv_heads).to(dp.dtype)).mul_(p)
-            dq[:, piece.start : piece.end] = torch.bmm(ds, k).view(-1, piece.end - piece.start, q.shape[-1])
-            _add(dk, piece.seen, torch.bmm(ds.transpose(1, 2), q))
-            _add(dv, piece.seen, torch.bmm(p.transpose(1, 2), g))
-        return dq.mul_(ctx.scaling), dk, dv, None, None
-
-
-def _add(target_KTD: Tensor, spans: tuple[Span, ...], x_KSD: Tensor) -> None:
-    offset = 0
-    for start, end in spans:
-        target_KTD[:, start:end] += x_KSD[:, offset : offset + end - start]
-        offset += end - start
+        q, k_KTD, v_KTD, out_TX, logsum = ctx.saved_tensors
+        tokens, heads, width = grad_THD.shape
+        run = kernels(q)
+        g, delta = run.to_pieces(grad_THD.reshape(tokens, -1), out_TX, ctx.sight.cut, heads)
+        dq, dk, dv = pieces.backward(g, delta, q, k_KTD, v_KTD, logsum, ctx.sight)
+        run.from_pieces(dq, ctx.sight.cut, out := torch.empty_like(out_TX))
+        return out.view(tokens, heads, width).transpose(0, 1).mul_(ctx.scaling), dk, dv, None, None
 
 
 def plain_attention(
@@ -207,8 +192,8 @@ def plain_attention(
     outs = []
     for piece in sight.pieces:
         q = _stack(q_HTD * scaling, piece, k_KTD.shape[0])
-        p = probabilities(q, gather(k_KTD, piece.seen), looking=piece.end - piece.start, softcap=softcap, window=window)
-        out = torch.bmm(p, gather(v_KTD, piece.seen))
+        p = probabilities(q, pieces.gather(k_KTD, piece.seen), looking=piece.end - piece.start, softcap=softcap, window=window)
+        out = torch.bmm(p, pieces.gather(v_KTD, piece.seen))
         outs.append(out.view(q_HTD.shape[0], -1, q_HTD.shape[-1]).transpose(0, 1))
     return torch.cat(outs)
 

@@ -1,0 +1,265 @@
+// The elementwise work between a block's matmuls, each kernel one pass over memory. Compiled once per machine by models/kernels.py,
+// which also holds the same arithmetic in torch: tests compare the two. All sums are float32; E is float or bf16.
+//
+// T tokens, D width of a state, F width of the MLP, H query heads, K key-value heads, G = H / K, W width of a head,
+// n tokens of a piece, S tokens it sees.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+using i64 = int64_t;
+
+using bf16 = uint16_t;
+
+static inline float load(float x) { return x; }
+static inline float load(bf16 x) {
+    const uint32_t bits = uint32_t(x) << 16;
+    float wide;
+    __builtin_memcpy(&wide, &bits, 4);
+    return wide;
+}
+
+template <class E>
+static inline E narrow(float x);
+template <>
+inline float narrow<float>(float x) {
+    return x;
+}
+template <>
+inline bf16 narrow<bf16>(float x) {  // to nearest, ties to even
+    uint32_t bits;
+    __builtin_memcpy(&bits, &x, 4);
+    return bf16((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// e^x within 2 units in the last place of float32: x = k ln 2 + r, a polynomial in r (Cephes' expf), 2^k by its exponent; 0 below 2^-126.
+// A NaN stays one: the bounds are on the whole number k.
+static inline float fast_exp(float x) {
+    const float magic = 12582912.0f;  // adding 1.5 x 2^23 rounds to the nearest whole number
+    const float k = (x * 1.44269504f + magic) - magic;
+    float r = x - k * 0.693359375f;
+    r = r + k * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    int32_t exponent = int32_t(k);
+    exponent = exponent < -127 ? -127 : exponent;
+    exponent = exponent > 127 ? 127 : exponent;
+    const int32_t bits = (exponent + 127) << 23;
+    float scale;
+    __builtin_memcpy(&scale, &bits, 4);
+    return p * scale;
+}
+
+static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+
+template <class E>
+static void rms_norm(const E* x, const E* w, E* y, float* scale, i64 T, i64 D, float epsilon) {
+#pragma omp parallel for schedule(static)
+    for (i64 t = 0; t < T; t++) {
+        const E* row = x + t * D;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (i64 d = 0; d < D; d++) sum += load(row[d]) * load(row[d]);
+        const float s = 1.0f / std::sqrt(sum / float(D) + epsilon);
+        scale[t] = s;
+#pragma omp simd
+        for (i64 d = 0; d < D; d++) y[t * D + d] = narrow<E>(load(narrow<E>(load(row[d]) * s)) * load(w[d]));
+    }
+}
+
+// out = through + (g w - n mean(g w n)) * scale  with n = x * scale; `through` is the gradient that went around the norm.
+template <class E>
+static void rms_norm_back(const E* g, const E* x, const float* scale, const E* w, const E* through, E* out, i64 T, i64 D) {
+#pragma omp parallel for schedule(static)
+    for (i64 t = 0; t < T; t++) {
+        const E *gt = g + t * D, *xt = x + t * D, *around = through + t * D;
+        const float s = scale[t];
+        float inner = 0;
+#pragma omp simd reduction(+ : inner)
+        for (i64 d = 0; d < D; d++) inner += load(gt[d]) * load(w[d]) * load(xt[d]) * s;
+        inner /= float(D);
+#pragma omp simd
+        for (i64 d = 0; d < D; d++)
+            out[t * D + d] = narrow<E>(load(around[d]) + (load(gt[d]) * load(w[d]) - load(xt[d]) * s * inner) * s);
+    }
+}
+
+template <class E>
+static void swiglu(const E* gate_up, E* act, i64 T, i64 F) {
+#pragma omp parallel for schedule(static)
+    for (i64 t = 0; t < T; t++) {
+        const E *gate = gate_up + 2 * t * F, *up = gate + F;
+#pragma omp simd
+        for (i64 f = 0; f < F; f++) {
+            const float a = load(gate[f]);
+            act[t * F + f] = narrow<E>(a * sigmoid(a) * load(up[f]));
+        }
+    }
+}
+
+// `d` holds the gradient of act and receives act itself; the gradient of gate and up goes to d_gate_up.
+template <class E>
+static void swiglu_back(E* d, const E* gate_up, E* d_gate_up, i64 T, i64 F) {
+#pragma omp parallel for schedule(static)
+    for (i64 t = 0; t < T; t++) {
+        const E *gate = gate_up + 2 * t * F, *up = gate + F;
+        E *dgate = d_gate_up + 2 * t * F, *dup = dgate + F, *dt = d + t * F;
+#pragma omp simd
+        for (i64 f = 0; f < F; f++) {
+            const float a = load(gate[f]), u = load(up[f]), g = load(dt[f]), s = sigmoid(a), silu = a * s;
+            dgate[f] = narrow<E>(g * u * (s + silu * (1.0f - s)));
+            dup[f] = narrow<E>(g * silu);
+            dt[f] = narrow<E>(silu * u);
+        }
+    }
+}
+
+// qkv [T, (H + 2K) W] -> q, piece by piece [K, G n, W], turned and scaled; k, turned, and v [K, T, W].
+// Token t lies in the piece that begins at first[t] and has count[t] tokens.
+template <class E>
+static void split_heads(const E* qkv, const E* cos, const E* sin, const i64* first, const i64* count, E* q, E* k, E* v, i64 T, i64 H,
+                        i64 K, i64 W, float scaling) {
+    const i64 half = W / 2;
+#pragma omp parallel for schedule(static)
+    for (i64 t = 0; t < T; t++) {
+        const E *row = qkv + t * (H + 2 * K) * W, *c = cos + t * W, *s = sin + t * W;
+        for (i64 h = 0; h < H + K; h++) {
+            const E* in = row + h * W;
+            E* out = h < H ? q + (first[t] * H + h * count[t] + t - first[t]) * W : k + ((h - H) * T + t) * W;
+            const float by = h < H ? scaling : 1.0f;
+#pragma omp simd
+            for (i64 i = 0; i < half; i++) {
+                const float a = load(in[i]), b = load(in[i + half]);
+                out[i] = narrow<E>((a * load(c[i]) - b * load(s[i])) * by);
+                out[i + half] = narrow<E>((b * load(c[i + half]) + a * load(s[i + half])) * by);
+            }
+        }
+        for (i64 h = 0; h < K; h++) std::memcpy(v + (h * T + t) * W, row + (H + K + h) * W, W * sizeof(E));
+    }
+}
+
+// The way back of split_heads: gradients of q (by piece), k and v -> gradient of qkv.
+template <class E>
+static void join_heads(const E* dq, const E* dk, const E* dv, const E* cos, const E* sin, const i64* first, const i64* count, E* dqkv,
+                       i64 T, i64 H, i64 K, i64 W, float scaling) {
+    const i64 half = W / 2;
+#pragma omp parallel for schedule(static)
+    for (i64 t = 0; t < T; t++) {
+        E* row = dqkv + t * (H + 2 * K) * W;
+        const E *c = cos + t * W, *s = sin + t * W;
+        for (i64 h = 0; h < H + K; h++) {
+            const E* g = h < H ? dq + (first[t] * H + h * count[t] + t - first[t]) * W : dk + ((h - H) * T + t) * W;
+            E* out = row + h * W;
+            const float by = h < H ? scaling : 1.0f;
+#pragma omp simd
+            for (i64 i = 0; i < half; i++) {
+                const float a = load(g[i]), b = load(g[i + half]);
+                out[i] = narrow<E>((a * load(c[i]) + b * load(s[i + half])) * by);
+                out[i + half] = narrow<E>((b * load(c[i + half]) - a * load(s[i])) * by);
+            }
+        }
+        for (i64 h = 0; h < K; h++) std::memcpy(row + (H + K + h) * W, dv + (h * T + t) * W, W * sizeof(E));
+    }
+}
+
+// [pieces: H, n, W] -> [T, H W]
+template <class E>
+static void from_pieces(const E* pieces, const i64* first, const i64* count, E* out, i64 T, i64 H, i64 W) {
+#pragma omp parallel for schedule(static)
+    for (i64 t = 0; t < T; t++)
+        for (i64 h = 0; h < H; h++)
+            std::memcpy(out + (t * H + h) * W, pieces + (first[t] * H + h * count[t] + t - first[t]) * W, W * sizeof(E));
+}
+
+// Gradient of the attention's output [T, H W] -> the same by pieces, and delta = rowsum(g * out) in the order of the pieces' rows.
+template <class E>
+static void to_pieces(const E* g, const E* out, const i64* first, const i64* count, E* pieces, float* delta, i64 T, i64 H, i64 W) {
+#pragma omp parallel for schedule(static)
+    for (i64 t = 0; t < T; t++)
+        for (i64 h = 0; h < H; h++) {
+            const i64 row = first[t] * H + h * count[t] + t - first[t];
+            const E *a = g + (t * H + h) * W, *b = out + (t * H + h) * W;
+            float sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (i64 i = 0; i < W; i++) sum += load(a[i]) * load(b[i]);
+            delta[row] = sum;
+            std::memcpy(pieces + row * W, a, W * sizeof(E));
+        }
+}
+
+// Scores [rows, S] become probabilities in place; row r is token r % n of the piece and sees the first S - n + r % n + 1 columns.
+// Keeps log(sum(exp)) of each row.
+template <class E>
+static void causal_softmax(E* scores, float* logsum, i64 rows, i64 n, i64 S) {
+#pragma omp parallel for schedule(static)
+    for (i64 r = 0; r < rows; r++) {
+        E* row = scores + r * S;
+        const i64 seen = S - n + r % n + 1;
+        float top = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : top)
+        for (i64 j = 0; j < seen; j++) top = load(row[j]) > top ? load(row[j]) : top;
+#pragma omp simd reduction(+ : sum)
+        for (i64 j = 0; j < seen; j++) sum += fast_exp(load(row[j]) - top);
+        const float shift = top + std::log(sum);
+        logsum[r] = shift;
+#pragma omp simd
+        for (i64 j = 0; j < seen; j++) row[j] = narrow<E>(fast_exp(load(row[j]) - shift));
+        std::memset((void*)(row + seen), 0, (S - seen) * sizeof(E));
+    }
+}
+
+// Scores become probabilities again, and their gradient dp becomes that of the scores: ds = p (dp - delta).
+template <class E>
+static void causal_softmax_back(E* scores, E* dp, const float* logsum, const float* delta, i64 rows, i64 n, i64 S) {
+#pragma omp parallel for schedule(static)
+    for (i64 r = 0; r < rows; r++) {
+        E *s = scores + r * S, *d = dp + r * S;
+        const i64 seen = S - n + r % n + 1;
+        const float shift = logsum[r], inner = delta[r];
+#pragma omp simd
+        for (i64 j = 0; j < seen; j++) {
+            const float p = fast_exp(load(s[j]) - shift);
+            s[j] = narrow<E>(p);
+            d[j] = narrow<E>(p * (load(d[j]) - inner));
+        }
+        std::memset((void*)(s + seen), 0, (S - seen) * sizeof(E));
+        std::memset((void*)(d + seen), 0, (S - seen) * sizeof(E));
+    }
+}
+
+#define EXPORT(E, NAME)                                                                                                                 \
+    void rms_norm_##NAME(const E* x, const E* w, E* y, float* s, i64 T, i64 D, float e) { rms_norm(x, w, y, s, T, D, e); }              \
+    void rms_norm_back_##NAME(const E* g, const E* x, const float* s, const E* w, const E* through, E* out, i64 T, i64 D) {             \
+        rms_norm_back(g, x, s, w, through, out, T, D);                                                                                  \
+    }                                                                                                                                   \
+    void swiglu_##NAME(const E* gate_up, E* act, i64 T, i64 F) { swiglu(gate_up, act, T, F); }                                          \
+    void swiglu_back_##NAME(E* d, const E* gate_up, E* out, i64 T, i64 F) { swiglu_back(d, gate_up, out, T, F); }                       \
+    void split_heads_##NAME(const E* qkv, const E* c, const E* s, const i64* first, const i64* count, E* q, E* k, E* v, i64 T, i64 H,   \
+                            i64 K, i64 W, float scaling) {                                                                              \
+        split_heads(qkv, c, s, first, count, q, k, v, T, H, K, W, scaling);                                                             \
+    }                                                                                                                                   \
+    void join_heads_##NAME(const E* dq, const E* dk, const E* dv, const E* c, const E* s, const i64* first, const i64* count, E* out,   \
+                           i64 T, i64 H, i64 K, i64 W, float scaling) {                                                                 \
+        join_heads(dq, dk, dv, c, s, first, count, out, T, H, K, W, scaling);                                                           \
+    }                                                                                                                                   \
+    void from_pieces_##NAME(const E* p, const i64* first, const i64* count, E* out, i64 T, i64 H, i64 W) {                              \
+        from_pieces(p, first, count, out, T, H, W);                                                                                     \
+    }                                                                                                                                   \
+    void to_pieces_##NAME(const E* g, const E* out, const i64* first, const i64* count, E* p, float* delta, i64 T, i64 H, i64 W) {      \
+        to_pieces(g, out, first, count, p, delta, T, H, W);                                                                             \
+    }                                                                                                                                   \
+    void causal_softmax_##NAME(E* scores, float* logsum, i64 rows, i64 n, i64 S) { causal_softmax(scores, logsum, rows, n, S); }        \
+    void causal_softmax_back_##NAME(E* scores, E* dp, const float* logsum, const float* delta, i64 rows, i64 n, i64 S) {                \
+        causal_softmax_back(scores, dp, logsum, delta, rows, n, S);                                                                     \
+    }
+
+extern "C" {
+EXPORT(bf16, bfloat16)
+EXPORT(float, float32)
+}
