@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from luthier.models.kernels import Compiled, Cut, Plain, compiled_library
+from luthier.models.kernels import Cut
+from luthier.models.kernels.compiled import Compiled, library
+from luthier.models.kernels.plain import Plain
 
 T, D, F, H, K, W = 37, 48, 80, 6, 2, 8
 PIECES = [5, 1, 20, 11]
@@ -16,10 +18,10 @@ def run(request):
     """Either kind. They run inside an autograd function, so without a graph of their own."""
     if request.param == "torch":
         return Plain()
-    library = compiled_library()
-    if library is None:
+    found = library()
+    if found is None:
         pytest.skip("no C++ compiler here")
-    return Compiled(library)
+    return Compiled(found)
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])

@@ -1,0 +1,119 @@
+"""The kernels compiled from ``kernels.cpp``, called through the C interface: addresses and sizes, no headers of torch."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.core import home
+from luthier.core.files import fingerprint
+from luthier.models.kernels import Cut
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
+WIDE = "-mprefer-vector-width=512"
+"""Compilers shy away from the widest vectors by themselves; on every AVX-512 machine with bf16 they pay."""
+
+
+class Compiled:
+    """From ``kernels.cpp``, through the C interface: addresses and sizes."""
+
+    name = "compiled"
+
+    def __init__(self, library: Path) -> None:
+        self.library = ctypes.CDLL(str(library))
+
+    def _call(self, kernel: str, dtype: torch.dtype, *arguments: Any) -> None:
+        function = getattr(self.library, f"{kernel}_{'bfloat16' if dtype == torch.bfloat16 else 'float32'}")
+        function(*map(_argument, arguments))
+
+    def rms_norm(self, x_TD: Tensor, w_D: Tensor, epsilon: float, scale_T: Tensor) -> Tensor:
+        y = torch.empty_like(x_TD)
+        self._call("rms_norm", x_TD.dtype, x_TD, w_D, y, scale_T, *x_TD.shape, epsilon)
+        return y
+
+    def rms_norm_back(self, g_TD: Tensor, x_TD: Tensor, scale_T: Tensor, w_D: Tensor, through_TD: Tensor) -> Tensor:
+        out = torch.empty_like(x_TD)
+        self._call("rms_norm_back", x_TD.dtype, g_TD, x_TD, scale_T, w_D, through_TD, out, *x_TD.shape)
+        return out
+
+    def swiglu(self, gate_up_T2F: Tensor) -> Tensor:
+        tokens, twice = gate_up_T2F.shape
+        act = gate_up_T2F.new_empty(tokens, twice // 2)
+        self._call("swiglu", act.dtype, gate_up_T2F, act, *act.shape)
+        return act
+
+    def swiglu_back(self, d_TF: Tensor, gate_up_T2F: Tensor) -> Tensor:
+        out = torch.empty_like(gate_up_T2F)
+        self._call("swiglu_back", d_TF.dtype, d_TF, gate_up_T2F, out, *d_TF.shape)
+        return out
+
+    def split_heads(
+        self, qkv: Tensor, cos_TW: Tensor, sin_TW: Tensor, cut: Cut, q: Tensor, k_KTW: Tensor, v_KTW: Tensor, scaling: float
+    ) -> None:
+        tokens, width = cos_TW.shape
+        sizes = tokens, q.numel() // (tokens * width), k_KTW.shape[0], width
+        self._call("split_heads", qkv.dtype, qkv, cos_TW, sin_TW, cut.first_T, cut.count_T, q, k_KTW, v_KTW, *sizes, scaling)
+
+    def join_heads(self, dq: Tensor, dk_KTW: Tensor, dv_KTW: Tensor, cos_TW: Tensor, sin_TW: Tensor, cut: Cut, scaling: float) -> Tensor:
+        tokens, width = cos_TW.shape
+        heads, kv = dq.numel() // (tokens * width), dk_KTW.shape[0]
+        out = dq.new_empty(tokens, (heads + 2 * kv) * width)
+        given = dq, dk_KTW, dv_KTW, cos_TW, sin_TW, cut.first_T, cut.count_T, out
+        self._call("join_heads", dq.dtype, *given, tokens, heads, kv, width, scaling)
+        return out
+
+    def from_pieces(self, pieces: Tensor, cut: Cut, out_TD: Tensor) -> None:
+        tokens, width = out_TD.shape[0], pieces.shape[-1]
+        self._call("from_pieces", pieces.dtype, pieces, cut.first_T, cut.count_T, out_TD, tokens, out_TD.shape[1] // width, width)
+
+    def to_pieces(self, g_TD: Tensor, out_TD: Tensor, cut: Cut, heads: int) -> tuple[Tensor, Tensor]:
+        tokens, width = g_TD.shape[0], g_TD.shape[1] // heads
+        pieces, delta = g_TD.new_empty(tokens, heads, width), torch.empty(tokens * heads)
+        self._call("to_pieces", g_TD.dtype, g_TD, out_TD, cut.first_T, cut.count_T, pieces, delta, tokens, heads, width)
+        return pieces, delta
+
+    def causal_softmax(self, scores_KMS: Tensor, logsum: Tensor, n: int) -> None:
+        kv, rows, seen = scores_KMS.shape
+        self._call("causal_softmax", scores_KMS.dtype, scores_KMS, logsum, kv * rows, n, seen)
+
+    def causal_softmax_back(self, scores_KMS: Tensor, dp_KMS: Tensor, logsum: Tensor, delta: Tensor, n: int) -> None:
+        kv, rows, seen = scores_KMS.shape
+        self._call("causal_softmax_back", scores_KMS.dtype, scores_KMS, dp_KMS, logsum, delta, kv * rows, n, seen)
+
+
+def _argument(value: Tensor | int | float) -> Any:
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int64(value)
+
+
+def library() -> Path | None:
+    """The compiled kernels on disk, made now if need be; None without a compiler that makes them."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if not compiler:
+        return None
+    made_from = [SOURCE.read_text(encoding="utf-8"), compiler, *FLAGS, platform.machine(), str(torch.cpu.get_capabilities())]
+    target = home.cache_folder() / "kernels" / f"{fingerprint(made_from)[:16]}.so"
+    return target if target.exists() or _compile(compiler, target) else None
+
+
+def _compile(compiler: str, target: Path) -> bool:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as place:
+        part = Path(place) / target.name
+        for flags in ((*FLAGS, WIDE), FLAGS):  # a compiler or a processor may not know the wide ones
+            command = [compiler, *flags, str(SOURCE), "-o", str(part)]
+            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+                os.replace(part, target)
+                return True
+    return False

@@ -1,0 +1,114 @@
+"""A fused block computes what the block it stands for computes, forward and backward, whatever moves."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from luthier.methods import full, lora
+from luthier.models import fused
+from luthier.models.fused import FusedBlock
+from luthier.models.joined import _adjacent
+from luthier.models.sight import Sight
+
+SHARED, FIRST, SECOND, ALONE = 9, 5, 300, 4  # a node longer than one piece is among them
+TYPES = ["llama", "mistral", "qwen2"]
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def _kernels(request, monkeypatch):
+    from luthier.models import kernels
+
+    if request.param == "torch":
+        monkeypatch.setattr(kernels, "_here", kernels._plain)
+
+
+def forest():
+    lengths = [SHARED, FIRST, SECOND, ALONE]
+    total = sum(lengths)
+    ends = [total - ALONE] * SHARED + [SHARED + FIRST] * FIRST + [total - ALONE] * SECOND + [total] * ALONE
+    depths = [*range(SHARED), *range(SHARED, SHARED + FIRST), *range(SHARED, SHARED + SECOND), *range(ALONE)]
+    return Sight(np.array(ends), np.array(depths)), torch.tensor(depths)
+
+
+def shaken(model):
+    """Norms and biases that would show if they were forgotten."""
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.network.named_parameters():
+        if "norm" in name or "bias" in name:
+            parameter.data.add_(torch.rand(parameter.shape, generator=generator).to(parameter.dtype) - 0.3)
+    return model
+
+
+def run(model, *, plainly, monkeypatch):
+    sight, positions_T = forest()
+    tokens_T = torch.randint(3, 300, positions_T.shape, generator=torch.Generator().manual_seed(2))
+    with monkeypatch.context() as patch:
+        if plainly:
+            patch.setattr(FusedBlock, "_fits", lambda *_: False)
+        states = model.states(tokens_T=tokens_T, positions_T=positions_T, sight=sight)
+        (states.float() ** 2).mean().backward()
+    return states.detach(), {name: p.grad for name, p in model.network.named_parameters() if p.grad is not None}
+
+
+def equal(found, wanted, tolerance):
+    assert found[1].keys() == wanted[1].keys() and found[1]
+    for name, a, b in [("states", found[0], wanted[0]), *((name, found[1][name], g) for name, g in wanted[1].items())]:
+        distance = (a.float() - b.float()).norm() / b.float().norm().clamp(min=1e-9)
+        assert distance < tolerance, f"{name}: {distance:.1e}"
+
+
+def adapters(model):
+    """Ranks that differ within one matmul, and a member without an adapter."""
+    for rank, targets in ((3, ["q_proj", "up_proj"]), (5, ["v_proj", "gate_proj", "down_proj", "*.layers.1.self_attn.o_proj"])):
+        method = lora.Method(lora.Options(rank=rank, targets=targets))
+        method.attach(model, name="both")
+    for delta in method.deltas(model).values():
+        torch.nn.init.normal_(delta.B, std=0.2, generator=torch.Generator().manual_seed(4))
+        delta.requires_grad_(True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("what", ["full", "lora"])
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.usefixtures("_kernels")
+def test_equal_forward_and_backward(kind, what, dtype, tiny_model, monkeypatch):
+    model = shaken(tiny_model(model_type=kind, dtype=dtype, max_position_embeddings=512))
+    full.Method().attach(model) if what == "full" else adapters(model)
+    twin = replace(model, network=copy.deepcopy(model.network))
+    assert all(isinstance(block, FusedBlock) for block in model.blocks())
+    counted = []
+    monkeypatch.setattr(fused, "_Call", lambda *given, make=fused._Call: counted.append(1) or make(*given))
+    found = run(model, plainly=False, monkeypatch=monkeypatch)
+    assert len(counted) == len(model.blocks()), "the fused path must be the one that ran"
+    equal(found, run(twin, plainly=True, monkeypatch=monkeypatch), 2e-5 if dtype == "float32" else 4e-2)
+
+
+def test_names_and_weights_stay(tiny_model):
+    model = tiny_model()
+    assert "model.layers.0.self_attn.q_proj.weight" in model.network.state_dict()
+    assert len(list(model.network.parameters())) == len({id(p) for p in model.network.parameters()})
+    attention = model.blocks()[0].self_attn
+    assert _adjacent([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
+
+
+def test_a_weight_that_was_moved_still_counts(tiny_model):
+    """A merge gives a linear a weight of its own: the group is put together again, not read from the old place."""
+    model = tiny_model()
+    sight, positions_T = forest()
+    tokens_T = torch.arange(len(positions_T)) % 300
+    with torch.no_grad():
+        before = model.states(tokens_T=tokens_T, positions_T=positions_T, sight=sight)
+        weight = model.blocks()[0].self_attn.k_proj.weight
+        weight.data = weight.data * 1.5
+        after = model.states(tokens_T=tokens_T, positions_T=positions_T, sight=sight)
+    assert not torch.allclose(before, after)
+
+
+def test_a_sliding_window_that_bites_is_left_to_the_plain_block(tiny_model):
+    model = tiny_model(model_type="mistral", sliding_window=16, max_position_embeddings=512)
+    sight, positions_T = forest()
+    x_TD = torch.zeros(len(positions_T), 32)
+    assert not model.blocks()[0]._fits(x_TD, sight)
