@@ -70,7 +70,7 @@ class FusedBlock(nn.Module):
         lay_together([attention.q_proj, attention.k_proj, attention.v_proj])
         lay_together([mlp.gate_proj, mlp.up_proj])
 
-    def forward(self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], sight: Any, **rest: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], sight: Any = None, **rest: Any) -> Tensor:
         """States ``[1, T, D]`` after the block."""
         x_TD = hidden_states[0]
         if not self._fits(x_TD, sight):
