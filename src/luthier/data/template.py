@@ -61,18 +61,18 @@ class _Generation(jinja2.ext.Extension):
         return caller()
 
 
-class _Namespace(jinja2.utils.Namespace):
+class Namespace(jinja2.utils.Namespace):
     """A namespace that refuses names which begin with an underscore: they lead to the interpreter's internals."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         self, *rest = args
         attributes = dict(*rest, **kwargs)
         for name in attributes:
-            _Namespace._refuse_private(name)
+            Namespace._refuse_private(name)
         jinja2.utils.Namespace.__init__(self, attributes)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        _Namespace._refuse_private(name)
+        Namespace._refuse_private(name)
         super().__setitem__(name, value)
 
     @staticmethod
@@ -101,16 +101,24 @@ class _Dict:
         return dict.fromkeys(*args)
 
 
-@lru_cache(maxsize=64)
-def compiled(source: str) -> jinja2.Template:
-    """The template as code. Compiling already computes constants (``9**9999999``): only for templates that `probe.approve` has passed."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
+Environment = ImmutableSandboxedEnvironment
+
+
+def prepared(kind: type[Environment]) -> Environment:
+    """An environment with everything a chat template may use."""
+    environment = kind(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = TODAY.strftime
     environment.globals["dict"] = _Dict()
-    environment.globals["namespace"] = _Namespace
-    return environment.from_string(source)
+    environment.globals["namespace"] = Namespace
+    return environment
+
+
+@lru_cache(maxsize=64)
+def compiled(source: str) -> jinja2.Template:
+    """The template as code. Compiling already computes constants (``9**9999999``): only for templates that `probe.approve` has passed."""
+    return prepared(Environment).from_string(source)
 
 
 class Template:
@@ -125,18 +133,26 @@ class Template:
         self.source, self.variables = source, variables
         self.hash = hashlib.sha256(source.encode()).hexdigest()
 
-    def render(self, messages: Sequence[dict[str, Any]], *, tools: Sequence[dict[str, Any]] = (), generate: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        generate: bool,
+        by: jinja2.Template | None = None,
+    ) -> str:
         """The text of a conversation.
 
         Args:
             messages: turns in the shape that `luthier.data.shape.Shape.messages` makes.
             generate: end with the opening of the assistant's next turn.
+            by: the template as compiled in another environment (`data.outline`).
 
         Raises:
             DataError: the template refuses this conversation; the message is the template's own.
         """
         try:
-            return compiled(self.source).render(
+            return (by or compiled(self.source)).render(
                 messages=list(messages), tools=list(tools) or None, documents=None, add_generation_prompt=generate, **self.variables
             )
         except (

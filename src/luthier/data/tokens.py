@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
         ("weights", pa.list_(pa.float32())),
     ]
 )
-CODE = ("tokenizer", "folder", "template", "shape", "turns", "paths", "render", "too_long", "tokens", "ledger")
+CODE = ("tokenizer", "words", "folder", "template", "outline", "shape", "turns", "paths", "render", "too_long", "tokens", "ledger")
 """Files that decide token ids: a change in any of them makes older tables stale."""
 
 

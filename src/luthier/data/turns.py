@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from luthier.core.errors import DataError
 from luthier.core.example import Message
+from luthier.data.outline import Outlines
 from luthier.data.shape import Shape
 from luthier.data.template import Template
 
@@ -81,10 +82,12 @@ class Script:
     def __init__(self, template: Template, shape: Shape, ending: Ending, *, end_texts: Sequence[str] = ()) -> None:
         self.template, self.shape, self.ending = template, shape, ending
         self.end_texts = tuple(end_texts)
+        self._outlines = Outlines(template, shape)
 
     def text(self, messages: Sequence[Message], *, tools: Sequence[dict[str, object]] = (), generate: bool) -> str:
         """The conversation as text."""
-        return self.template.render(self.shape.messages(messages), tools=tools, generate=generate)
+        text = None if tools else self._outlines.text(messages, generate=generate)
+        return text if text is not None else self.template.render(self.shape.messages(messages), tools=tools, generate=generate)
 
     def turn(self, messages: Sequence[Message], index: int, *, tools: Sequence[dict[str, object]] = ()) -> Turn:
         """The answer at `index`, rendered as the server would at that moment.

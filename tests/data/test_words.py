@@ -1,0 +1,115 @@
+"""Encoding by words gives the ids of the library itself, for every tokenizer at hand and for texts made to break it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+import tokenizers
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
+
+from luthier.core.example import Example
+from luthier.data.read import read
+from luthier.data.tokenizer import MANY, Tokenizer
+from luthier.models.catalog import BUNDLED
+
+SPLITS = {
+    "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "llama3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "o200k": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "behind": r"(?<=a) b|\S+|\s+",
+    "pairs of words": r"\p{L}+ \p{L}+|\S+|\s+",
+}
+
+
+@pytest.fixture(scope="module")
+def texts(shared: Path) -> list[str]:
+    """Chats, documents, the edge cases of llama.cpp's tokenizer tests, and noise out of the letters that matter."""
+    found = [
+        turn.content
+        for name in ("ft_openai_cookbook/toy_chat_fine_tuning.jsonl", "ft_gsm8k/train.jsonl")
+        for _, item in zip(range(300), read(shared / "data" / name), strict=False)
+        if isinstance(item, Example)
+        for turn in item.messages
+    ]
+    with gzip.open(shared / "corpus" / "python-docs.jsonl.gz", "rt", encoding="utf-8") as lines:
+        found += [json.loads(line)["text"][:20_000] for _, line in zip(range(10), lines, strict=False)]
+    for file in sorted((shared / "data" / "tok_llamacpp_vocab").glob("*.inp")):
+        found += file.read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
+    dice = random.Random(3)
+    letters = [
+        "a",
+        "B",
+        " ",
+        " ",
+        "'s",
+        "'",
+        "\n",
+        "\r\n",
+        "\t",
+        "1",
+        "23",
+        ".",
+        ",",
+        "(",
+        "é",
+        "日",
+        "\u00a0",
+        "\u0301",
+        "\u2581",
+        "=",
+        "\x85",
+    ]
+    found += ["".join(dice.choices(letters, k=dice.randint(1, 40))) for _ in range(4000)]
+    return [text for text in found if text]
+
+
+def folders(shared: Path) -> list[Path]:
+    return [BUNDLED / "luthier-mini", shared / "data" / "tok_gpt2", shared / "models" / "stories260k", shared / "data" / "tok_bert"]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_every_tokenizer_at_hand_has_the_ids_of_its_library(place: int, texts: list[str], shared: Path) -> None:
+    folder = folders(shared)[place]
+    tokenizer = Tokenizer.load(folder)
+    assert (tokenizer.words is not None) == (place < 2), "which tokenizers take the fast way"
+    wanted = [encoding.ids for encoding in tokenizer.library.encode_batch(texts, add_special_tokens=False)]
+    assert tokenizer.encode_many(texts) == wanted
+    assert tokenizer.encode_many(texts) == wanted, "remembered"
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_published_patterns_are_cut_and_foreign_ones_left_whole(split: str, texts: list[str], shared: Path) -> None:
+    library = tokenizers.Tokenizer.from_file(str(shared / "data" / "tok_gpt2" / "tokenizer.json"))
+    library.normalizer = normalizers.NFC()
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    library.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(SPLITS[split]), "isolated"), byte_level])
+    tokenizer = Tokenizer(library.to_str().encode())
+    assert (tokenizer.words is not None) == (split in ("gpt2", "llama3", "o200k"))
+    wanted = [encoding.ids for encoding in tokenizer.library.encode_batch(texts, add_special_tokens=False)]
+    assert tokenizer.encode_many(texts) == wanted
+
+
+def test_added_tokens_in_a_text_are_met_before_its_words(shared: Path) -> None:
+    library = tokenizers.Tokenizer.from_file(str(shared / "data" / "tok_gpt2" / "tokenizer.json"))
+    library.add_special_tokens([AddedToken("<|im_end|>", normalized=False), AddedToken("x y", normalized=False)])
+    tokenizer = Tokenizer(library.to_str().encode())
+    texts = [f"row {number}: x y and <|im_end|> x  y.\nEnd" for number in range(2 * MANY)]
+    assert tokenizer.words is not None
+    assert tokenizer.encode_many(texts) == [encoding.ids for encoding in library.encode_batch(texts, add_special_tokens=False)]
+
+
+def test_words_are_forgotten_when_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.data.words.REMEMBERED_WORDS", 50)
+    tokenizer = Tokenizer.load(BUNDLED / "luthier-mini")
+    words = tokenizer.words
+    assert words is not None
+    for batch in range(5):
+        texts = [f"text {number + batch} of words" for number in range(2 * MANY)]
+        assert words.ids(texts) == [encoding.ids for encoding in tokenizer.library.encode_batch(texts, add_special_tokens=False)]
+    assert len(words) <= 50 + 2 * MANY + 4
