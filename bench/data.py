@@ -104,7 +104,7 @@ def measure(what: str, file: Path, shared: Path) -> dict[str, float]:
 def tokenise_all(file: Path, data: object, renderer: object) -> None:
     from luthier.core.example import Example
     from luthier.data.read import read
-    from luthier.data.tokens import tokenise
+    from luthier.data.tokenise import tokenise
 
     examples = (item for item in read(file) if isinstance(item, Example))
     with tempfile.TemporaryDirectory() as cache:

@@ -15,7 +15,8 @@ from luthier.core.sequence import Row, Sequence
 from luthier.core.spec import DataSpec
 from luthier.data.read import read
 from luthier.data.render import Renderer
-from luthier.data.tokens import BATCH, TokenTable, tokenise
+from luthier.data.tokenise import BATCH, tokenise
+from luthier.data.tokens import TokenTable
 
 
 @pytest.fixture(scope="module")

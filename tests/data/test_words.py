@@ -7,12 +7,17 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
+from template_folders import TEMPLATES, published
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 
 from luthier.core.example import Example
+from luthier.core.spec import DataSpec
 from luthier.data.read import read
+from luthier.data.render import Renderer
+from luthier.data.tokenise import tokenise
 from luthier.data.tokenizer import MANY, Tokenizer
 from luthier.models.catalog import BUNDLED
 
@@ -25,6 +30,10 @@ SPLITS = {
     "behind": r"(?<=a) b|\S+|\s+",
     "pairs of words": r"\p{L}+ \p{L}+|\S+|\s+",
 }
+
+
+REFUSED = {"google-gemma-2-2b-it": "system"}
+"""Roles a template refuses."""
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +122,32 @@ def test_words_are_forgotten_when_they_are_too_many(monkeypatch: pytest.MonkeyPa
         texts = [f"text {number + batch} of words" for number in range(2 * MANY)]
         assert words.ids(texts) == [encoding.ids for encoding in tokenizer.library.encode_batch(texts, add_special_tokens=False)]
     assert len(words) <= 50 + 2 * MANY + 4
+
+
+@pytest.mark.parametrize("name", [*TEMPLATES, "luthier-mini"])
+def test_every_fast_way_together_gives_the_tokens_of_the_plain_way(
+    name: str, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words, pieces and outlines against whole texts through Jinja and the library."""
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "home"))
+    folder = BUNDLED / name if name == "luthier-mini" else published(shared, tmp_path, name)
+    files = ("ft_openai_cookbook/toy_chat_fine_tuning.jsonl", "ft_llamafactory/alpaca_en_demo.json", "ft_fastchat/dummy_conversation.json")
+    rows = [item for file in files for _, item in zip(range(120), read(shared / "data" / file), strict=False) if isinstance(item, Example)]
+    rows = [row for row in rows if REFUSED.get(name) not in {turn.role for turn in row.messages} and _alternates(row)]
+    fast = Renderer.from_folder(folder)
+    table = tokenise(rows, renderer=fast, data=DataSpec(), context=1 << 20, cache=tmp_path / "cache", key="k")
+    assert fast.tokenizer.words is not None
+    assert len(fast.tokenizer.words) > 1000
+    plain = Renderer.from_folder(folder)
+    monkeypatch.setattr(plain.tokenizer, "_cuts", False)
+    monkeypatch.setattr("luthier.data.outline.Outlines.text", lambda *_, **__: None)
+    for row, example in zip(table, rows, strict=True):
+        for ours, theirs in zip(row.sequences, plain.render(example), strict=True):
+            assert np.array_equal(ours.tokens, theirs.tokens)
+            assert np.array_equal(ours.weights, theirs.weights)
+
+
+def _alternates(row: Example) -> bool:
+    """Mistral refuses any other order."""
+    roles = [turn.role for turn in row.messages if turn.role != "system"]
+    return all(role == ("user", "assistant")[place % 2] for place, role in enumerate(roles))

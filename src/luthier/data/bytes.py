@@ -26,7 +26,7 @@ BOMB_BYTES, BOMB_RATIO = 256 << 20, 200
 class Stream(io.RawIOBase):
     """A binary file that unpacks gzip (told by its first two bytes, not by its name), counts, and reports progress."""
 
-    def __init__(self, path: Path, raw: BinaryIO, on_bytes: OnBytes | None) -> None:
+    def __init__(self, path: Path, raw: BinaryIO, on_bytes: OnBytes | None, span: tuple[int, int] | None = None) -> None:
         self._path, self._raw, self._on_bytes = path, raw, on_bytes
         self._size = raw.seek(0, io.SEEK_END)
         raw.seek(0)
@@ -34,6 +34,10 @@ class Stream(io.RawIOBase):
         raw.seek(0)
         self._inner: BinaryIO = gzip.GzipFile(fileobj=raw) if self.packed else raw  # type: ignore[assignment]
         self._unpacked = 0
+        self._left = self._size
+        if span is not None:
+            raw.seek(span[0])
+            self._left = span[1] - span[0]
 
     def readable(self) -> bool:
         """Yes."""
@@ -53,10 +57,11 @@ class Stream(io.RawIOBase):
             DataError: the .gz is damaged, ends early, or is a bomb.
         """
         try:
-            content = self._inner.read(size)
+            content = self._inner.read(size if self.packed else min(size, self._left))
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise self._damaged(error) from error
         self._unpacked += len(content)
+        self._left -= len(content)
         if self.packed and self._unpacked > max(BOMB_BYTES, BOMB_RATIO * self._size):
             raise self._bomb()
         if self._on_bytes:
@@ -90,8 +95,11 @@ class Stream(io.RawIOBase):
 
 
 @contextmanager
-def opened(path: Path, on_bytes: OnBytes | None = None) -> Iterator[Stream]:
+def opened(path: Path, on_bytes: OnBytes | None = None, span: tuple[int, int] | None = None) -> Iterator[Stream]:
     """Open `path` for reading, unpacking gzip on the way.
+
+    Args:
+        span: read only these bytes, from and to; not of a packed file.
 
     Raises:
         NotFound: there is no such file. StorageError: it cannot be read. DataError: see `Stream.piece`.
@@ -105,7 +113,7 @@ def opened(path: Path, on_bytes: OnBytes | None = None) -> Iterator[Stream]:
     except OSError as error:
         raise StorageError(f"Could not read: {error.strerror}.", where=str(path), remedy="Check the permissions of the file.") from error
     with raw:
-        yield Stream(path, raw, on_bytes)
+        yield Stream(path, raw, on_bytes, span)
 
 
 def inner_suffix(path: Path) -> str:

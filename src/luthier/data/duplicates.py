@@ -39,6 +39,11 @@ class Digests:
         self._hashes += digest
         self._rows += row.to_bytes(8, "little")
 
+    def absorb(self, rows: bytes, hashes: bytes) -> None:
+        """The rows of a later part of the file: 8 bytes of number and 16 of hash each."""
+        self._hashes += hashes
+        self._rows += rows
+
     def __len__(self) -> int:
         return len(self._rows) // 8
 
@@ -112,12 +117,31 @@ class Signatures:
             self._parts.append(signatures(self._waiting))
             self._waiting, self._waiting_bytes = [], 0
 
+    def __len__(self) -> int:
+        """Rows that have a signature."""
+        return len(self._rows)
+
+    def table(self) -> NDArray[np.uint16]:
+        """The signatures of all rows, ``[len(self), BINS]``."""
+        self._flush()
+        return np.concatenate(self._parts) if self._parts else np.zeros((0, BINS), np.uint16)
+
+    def absorb(self, rows: NDArray[np.int64], table: NDArray[np.uint16], passed_over: int) -> None:
+        """The rows of a later part of the file, with their signatures; those beyond `limit` are only counted."""
+        self._flush()
+        room = max(self.limit - len(self._rows), 0)
+        self._rows += rows[:room].tolist()
+        self._parts.append(table[:room])
+        self.passed_over += passed_over + len(rows) - len(rows[:room])
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Row numbers in the order of `table`."""
+        return np.array(self._rows, np.int64)
+
     def pairs(self) -> Iterator[tuple[int, int, float]]:
         """Each row with the earliest row it is nearly alike to, and the estimated share of common shingles."""
-        self._flush()
-        if not self._parts:
-            return
-        table = np.concatenate(self._parts)
+        table = self.table()
         best: dict[int, tuple[int, float]] = {}
         for earlier, later in _candidates(table):
             share = (table[earlier] == table[later]).mean(axis=1)

@@ -10,6 +10,7 @@ from luthier.core.example import Example
 from luthier.core.problem import Problem
 from luthier.core.sequence import Sequence
 from luthier.core.spec import DataSpec
+from luthier.data.folder import Parts
 
 _TURN_TOKENS = 64
 """More than any template writes around one turn. (The system text some templates add by themselves is below it, too.)"""
@@ -21,6 +22,8 @@ _CHOICES = "Set data.too_long to split, cut_prompt or drop, or choose a model wi
 class Renders(Protocol):
     """What is needed of a renderer here."""
 
+    parts: Parts
+
     def render(self, example: Example, *, learn: str = "answers") -> list[Sequence]:
         """The row as token paths."""
         ...
@@ -30,12 +33,12 @@ class Fitting:
     """Looks for rows longer than the context, and for rows that teach nothing.
 
     Args:
-        context: longest path in tokens.
+        context: longest path in tokens. begun: the first rows of the file were looked at elsewhere.
     """
 
-    def __init__(self, renderer: Renders, context: int, data: DataSpec) -> None:
+    def __init__(self, renderer: Renders, context: int, data: DataSpec, *, begun: bool = False) -> None:
         self._renderer, self._context, self._data = renderer, context, data
-        self._seen = 0
+        self._seen = _ALWAYS if begun else 0
 
     def look(self, example: Example) -> Iterator[Problem]:
         """Problems of one row. Rows that are short in bytes are passed without rendering: a token stands for at least one byte."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,18 @@ class Parts:
     prefix: list[int]
     config: dict[str, Any]
     generation: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain fields, for another process."""
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {
+            "tokenizer": self.tokenizer.content.decode(),
+            "ends": sorted(self.ends),
+        }
+
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> Parts:
+        """What `to_json` told."""
+        return cls(**{**told, "tokenizer": Tokenizer(told["tokenizer"].encode()), "ends": set(told["ends"])})
 
 
 def read_parts(folder: Path) -> Parts:

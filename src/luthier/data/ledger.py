@@ -41,6 +41,7 @@ class Ledger:
     lines: list[tuple[str, int, int, int, int, int, str]] = field(default_factory=list)
     chunks: list[pa.Table] = field(default_factory=list)
     rows: int = 0
+    tokens: int = 0
 
     def add(self, source: Source, sequences: list[Sequence], *, cut: int = 0, reason: str = "") -> int:
         """Enter a row; returns how many of its tokens are learned."""
@@ -48,9 +49,23 @@ class Ledger:
         learned = sum(int(np.count_nonzero(sequence.weights)) for sequence in sequences)
         self.lines.append((source.file, source.row, total, learned, total - learned, cut, reason))
         self.rows += 1
+        self.tokens += total
         if len(self.lines) == CHUNK:
             self._close_chunk()
         return learned
+
+    def told(self) -> bytes:
+        """All lines, for another process."""
+        sink, table = pa.BufferOutputStream(), self.table()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return bytes(sink.getvalue())
+
+    def absorb(self, told: bytes) -> None:
+        """The lines of a later part of the data."""
+        self._close_chunk()
+        self.chunks.append(pa.ipc.open_stream(told).read_all())
+        self.rows += self.chunks[-1].num_rows
 
     def table(self) -> pa.Table:
         """The ledger as columns."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,26 @@ from typing import Any
 from luthier.core.errors import DataError, LuthierError
 from luthier.core.example import Example, Source
 from luthier.core.problem import Problem
+from luthier.data.blocks import Block
 from luthier.data.bytes import OnBytes, opened
+from luthier.data.containers.lines import blank_lines, rows
 from luthier.data.json_rows import Flaw, Record
 from luthier.data.readers._findings import Findings
 from luthier.data.recognise import CONTAINERS, READERS, Recognition, recognise
 
+MOST_UNUSED = 1000
+"""Fields remembered that nobody uses."""
+
 
 def read(
-    path: Path, *, format: str = "auto", group: str = "", recognition: Recognition | None = None, on_bytes: OnBytes | None = None
+    path: Path,
+    *,
+    format: str = "auto",
+    group: str = "",
+    recognition: Recognition | None = None,
+    on_bytes: OnBytes | None = None,
+    block: Block | None = None,
+    tally: Tally | None = None,
 ) -> Iterator[Example | Problem]:
     """The rows of a file, one after the other, in memory that does not grow with it.
 
@@ -28,6 +41,7 @@ def read(
     Args:
         format: a reader, or auto. group: field whose value goes into `Example.group`. recognition: what `recognise` found, to save a look.
         on_bytes: hears bytes read and bytes in all.
+        block: read only this part. tally: gets what is told once per file, instead of telling it here at the end.
 
     Raises:
         DataError: nothing fits the file. NotFound, StorageError: it cannot be opened.
@@ -35,9 +49,10 @@ def read(
     known = recognition or recognise(path, format=format)
     reader = READERS.load(known.format)
     findings = Findings(str(path))
-    unused = _Unused(reader.KNOWN | {group} if group else reader.KNOWN)
+    told = tally or Tally()
+    unused = _Unused(reader.KNOWN | {group} if group else reader.KNOWN, told)
     file = str(path)
-    for item in records(path, known, on_bytes=on_bytes):
+    for item in _of_block(path, block, told) if block else records(path, known, on_bytes=on_bytes):
         if isinstance(item, Flaw):
             yield problem(file, item)
             continue
@@ -52,7 +67,8 @@ def read(
             if group:
                 example.group = _group(fields, group)
             yield example
-    yield from unused.problems(file)
+    if tally is None:
+        yield from told.problems(file)
 
 
 def records(path: Path, recognition: Recognition, *, on_bytes: OnBytes | None = None) -> Iterator[Record | Flaw]:
@@ -79,12 +95,49 @@ def _group(fields: dict[str, Any], group: str) -> str:
     return "" if value is None else str(value)
 
 
+def _of_block(path: Path, block: Block, tally: Tally) -> Iterator[Record | Flaw]:
+    with opened(path, span=(block.start, block.stop)) as stream:
+        blank, first = yield from rows(stream, first=block.row)
+        tally.add(Tally(blank=blank, first_blank=first))
+
+
+@dataclass
+class Tally:
+    """What is told once per file, however many rows have it.
+
+    Attributes:
+        unused: fields nobody uses, each with its first row and the number of rows that have it. blank, first_blank: blank lines.
+    """
+
+    unused: dict[str, list[int]] = field(default_factory=dict)
+    blank: int = 0
+    first_blank: int = 0
+
+    def add(self, later: Tally) -> None:
+        """Join the tally of a later part of the file."""
+        for key, (row, count) in later.unused.items():
+            if key in self.unused:
+                self.unused[key][1] += count
+            elif len(self.unused) < MOST_UNUSED:
+                self.unused[key] = [row, count]
+        self.blank, self.first_blank = self.blank + later.blank, self.first_blank or later.first_blank
+
+    def problems(self, file: str) -> Iterator[Problem]:
+        """The findings of the whole file."""
+        if self.blank:
+            yield problem(file, blank_lines(self.blank, self.first_blank))
+        for key, (row, count) in self.unused.items():
+            message = f"The field {key!r} is not used; rows that have it: {count:,}, first here."
+            remedy = "Leave it, or name it in data.group if rows of one value belong together."
+            yield Problem(file, row, key, "unknown_field", message, remedy, "warning")
+
+
 class _Unused:
     """Fields that the reader does not use. A name that is nearly a known one is an error in its row: it was meant to be used."""
 
-    def __init__(self, known: frozenset[str]) -> None:
+    def __init__(self, known: frozenset[str], tally: Tally) -> None:
         self.known = known
-        self._seen: dict[str, list[int]] = {}
+        self._seen = tally.unused
 
     def look(self, fields: dict[str, Any], findings: Findings) -> None:
         for key in fields.keys() - self.known:
@@ -93,21 +146,8 @@ class _Unused:
                 findings.add(key, "unknown_field", f"There is no field {key!r}.", f"Did you mean {meant}?")
             elif (seen := self._seen.get(key)) is not None:
                 seen[1] += 1
-            elif len(self._seen) < 1000:  # keys made of data (an id as a key) must not fill the memory
+            elif len(self._seen) < MOST_UNUSED:  # keys made of data (an id as a key) must not fill the memory
                 self._seen[key] = [findings.row, 1]
-
-    def problems(self, file: str) -> Iterator[Problem]:
-        for key, (row, count) in self._seen.items():
-            message = f"The field {key!r} is not used; rows that have it: {count:,}, first here."
-            yield Problem(
-                file,
-                row,
-                key,
-                "unknown_field",
-                message,
-                "Leave it, or name it in data.group if rows of one value belong together.",
-                "warning",
-            )
 
 
 @lru_cache(maxsize=4096)

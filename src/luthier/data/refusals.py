@@ -22,6 +22,12 @@ class Refusals:
         if len(self.first) < LISTED:
             self.first.append(error)
 
+    def absorb(self, count: int, first: list[dict[str, str]]) -> None:
+        """Those of a later part of the data, and what its first ones say."""
+        self.count += count
+        for told in first[: LISTED - len(self.first)]:
+            self.first.append(DataError(told["message"], where=told["where"], remedy=told["remedy"], code=told["code"]))
+
     def raise_if_any(self) -> None:
         """Tell them all.
 

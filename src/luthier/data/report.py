@@ -23,6 +23,7 @@ class Report:
         file: as the user named it. bytes: its size on disk. rows: records seen, good and bad. good: rows without an error.
         problems: at most `KEPT` per code. counts: exact number per code. severities: ``error`` or ``warning`` per code (the worse).
         notes: what was not looked at, and why. labels: rows per label, most frequent first.
+        kept: problems kept per code; 0: `KEPT`.
     """
 
     file: str
@@ -37,15 +38,16 @@ class Report:
     labels: dict[str, int] = field(default_factory=dict)
     errors: int = 0
     warnings: int = 0
+    kept: int = 0
 
     def add(self, problem: Problem) -> None:
         """Count a problem, and keep it while its code has room."""
-        code = problem.code
+        code, kept = problem.code, self.kept or KEPT
         self.counts[code] += 1
-        if self.counts[code] <= KEPT:
+        if self.counts[code] <= kept:
             self.problems.append(problem)
-        elif self.counts[code] == KEPT + 1:
-            self.notes.append(f"Of {code} the first {KEPT:,} are listed; all are counted.")
+        elif self.counts[code] == kept + 1:
+            self.notes.append(f"Of {code} the first {kept:,} are listed; all are counted.")
         if problem.severity == "error":
             self.errors += 1
             self.severities[code] = "error"

@@ -130,7 +130,11 @@ class Tokenizer:
 
     def _encode(self, pieces: list[str]) -> list[list[int]]:
         words = self.words if len(pieces) >= MANY else None
-        return words.ids(pieces) if words is not None else self._by_library(pieces)
+        if words is None:
+            return self._by_library(pieces)
+        plain = [piece for piece in pieces if piece not in self.added]  # an added token is one, and no words
+        ids = dict(zip(plain, words.ids(plain), strict=True))
+        return [ids[piece] if piece in ids else [self.added[piece]] for piece in pieces]
 
     @cached_property
     def words(self) -> Words | None:

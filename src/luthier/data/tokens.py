@@ -1,7 +1,7 @@
 """Rows of tokens on disk, read through memory mapping: data larger than memory costs no memory.
 
-A table is a folder in the cache: ``tokens.arrow`` (one record per path), ``ledger.parquet`` and ``meta.json`` with their checksums. It is
-named by the hash of everything that decides its content, appears only when complete, and is rebuilt when it is damaged.
+A table is a folder in the cache: ``tokens.arrow`` (one record per path; of a large file several such parts, ``tokens-00000.arrow`` and so
+on), ``ledger.parquet`` and ``meta.json`` with their checksums. `luthier.data.tokenise` makes it.
 """
 
 from __future__ import annotations
@@ -10,28 +10,20 @@ import hashlib
 import json
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from luthier.core.errors import DataError, StorageError
-from luthier.core.example import Example, Source
-from luthier.core.files import fingerprint, new_folder, write_json
+from luthier.core.errors import StorageError
+from luthier.core.example import Source
 from luthier.core.sequence import Row, Sequence
-from luthier.core.spec import DataSpec
 from luthier.data import ledger as ledgers
 from luthier.data.ledger import Ledger, Totals
-from luthier.data.refusals import Refusals, teaches_nothing
-from luthier.data.render import Renderer
-from luthier.data.too_long import Fitted, fit
-from luthier.data.turns import Strand
+from luthier.data.refusals import teaches_nothing
 
-BATCH = 512
-"""Rows rendered and encoded together, and paths per record batch: enough to keep the batch encoder busy, some 2 MB."""
 SCHEMA = pa.schema(
     [
         ("index", pa.int64()),
@@ -42,8 +34,6 @@ SCHEMA = pa.schema(
         ("weights", pa.list_(pa.float32())),
     ]
 )
-CODE = ("tokenizer", "words", "folder", "template", "outline", "shape", "turns", "paths", "render", "too_long", "tokens", "ledger")
-"""Files that decide token ids: a change in any of them makes older tables stale."""
 
 
 class TokenTable:
@@ -54,11 +44,11 @@ class TokenTable:
         fingerprint: hash of everything that decided the content.
     """
 
-    def __init__(self, table: pa.Table, ledger: pa.Table, *, fingerprint: str) -> None:
-        self.table, self.ledger, self.fingerprint = table, ledger, fingerprint
-        self._batches = [_Batch(batch) for batch in table.to_batches()]
+    def __init__(self, parts: list[pa.Table], ledger: pa.Table, *, fingerprint: str) -> None:
+        self.table, self.ledger, self.fingerprint = pa.concat_tables(parts), ledger, fingerprint
+        self._batches = [_Batch(batch) for batch in self.table.to_batches()]
         self._ends = np.cumsum([len(batch.rows) for batch in self._batches]).tolist()
-        index = table["index"].to_numpy()
+        index = _rows_of(parts)
         self._first = np.append(np.flatnonzero(np.diff(index, prepend=-1)), len(index))  # [rows + 1], place of each row's first path
 
     @property
@@ -87,14 +77,14 @@ class TokenTable:
         Raises:
             DataError: a row teaches nothing.
         """
-        ledger, records, digest = Ledger(), _Records(), hashlib.sha256()
+        ledger, records, digest = Ledger(), Records(), hashlib.sha256()
         for row in rows:
             if not ledger.add(row.source, row.sequences):
                 raise teaches_nothing(row.source)
             records.add(row.source, row.sequences)
             for sequence in row.sequences:
                 digest.update(sequence.tokens.tobytes() + sequence.weights.tobytes() + sequence.part.encode())
-        return cls(pa.Table.from_batches(records.batch()), ledger.table(), fingerprint=digest.hexdigest())
+        return cls([pa.Table.from_batches(records.batch())], ledger.table(), fingerprint=digest.hexdigest())
 
     @classmethod
     def open(cls, folder: Path) -> TokenTable:
@@ -106,11 +96,10 @@ class TokenTable:
         try:
             meta = json.loads((folder / "meta.json").read_text())
             for name, checksum in meta["checksums"].items():
-                if _checksum(folder / name) != checksum:
+                if checksum_of(folder / name) != checksum:
                     raise ValueError(f"{name} is not what was written")
-            with pa.memory_map(str(folder / "tokens.arrow")) as source:
-                table = pa.ipc.open_file(source).read_all()
-            return cls(table, ledgers.read(folder / "ledger.parquet"), fingerprint=folder.name)
+            parts = [_mapped(folder / name) for name in sorted(meta["checksums"]) if name.endswith(".arrow")]
+            return cls(parts, ledgers.read(folder / "ledger.parquet"), fingerprint=folder.name)
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise StorageError(
                 f"The token table cannot be used: {error}.", where=str(folder), remedy="It is made again from the data."
@@ -147,7 +136,7 @@ class _Words:
         return str(self.words[self.places[place]])
 
 
-class _Records:
+class Records:
     """Paths on their way into record batches. Dictionaries only grow: an Arrow file takes additions to them, never replacements."""
 
     def __init__(self) -> None:
@@ -181,102 +170,25 @@ class _Records:
         )
 
 
-def tokenise(
-    examples: Iterable[Example],
-    *,
-    renderer: Renderer,
-    data: DataSpec,
-    context: int,
-    cache: Path,
-    key: str,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> TokenTable:
-    """Render, encode and keep rows; the same question again is answered from the cache without reading `examples`.
-
-    Args:
-        context: longest path in tokens. data: ``learn`` and ``too_long`` are honoured here.
-        cache: folder for tables; any of them can be deleted at any time.
-        key: hash of the data behind `examples` (their file's content and which rows of it).
-        on_progress: hears rows and tokens done, every `BATCH` rows.
-
-    Raises:
-        DataError: rows that are too long, refused by the template, not fully rendered, or teach nothing; all of them are counted
-            and the first 20 named. Nothing is kept then.
-        StorageError: the cache cannot be written.
-    """
-    name = fingerprint([key, renderer.fingerprint, code_version(), data.learn, data.too_long, context])
-    folder = cache / name[:32]
-    if folder.is_dir():
-        try:
-            return TokenTable.open(folder)
-        except StorageError:
-            pass  # damaged: made again, and replaced as a whole
-    with new_folder(folder) as part:
-        ledger = _write(part / "tokens.arrow", examples, renderer, data, context, on_progress)
-        ledgers.save(ledger.table(), part / "ledger.parquet")
-        write_json(part / "meta.json", {"checksums": {file: _checksum(part / file) for file in ("tokens.arrow", "ledger.parquet")}})
-    return TokenTable.open(folder)
+def _mapped(file: Path) -> pa.Table:
+    with pa.memory_map(str(file)) as source:
+        return pa.ipc.open_file(source).read_all()
 
 
-def _write(
-    file: Path,
-    examples: Iterable[Example],
-    renderer: Renderer,
-    data: DataSpec,
-    context: int,
-    on_progress: Callable[[int, int], None] | None,
-) -> Ledger:
-    ledger, errors, records, tokens = Ledger(), Refusals(), _Records(), 0
-    rows = iter(examples)
-    options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, SCHEMA, options=options) as writer:
-        while batch := list(islice(rows, BATCH)):
-            for example, fitted in _fitted(batch, renderer, data, context, errors):
-                learned = ledger.add(example.source, fitted.sequences, cut=fitted.cut, reason=fitted.reason)
-                if fitted.sequences and not learned:
-                    errors.add(teaches_nothing(example.source))
-                elif fitted.sequences:
-                    records.add(example.source, fitted.sequences)
-                    tokens += sum(len(sequence.tokens) for sequence in fitted.sequences)
-            for record in records.batch():
-                writer.write_batch(record)
-            if on_progress:
-                on_progress(ledger.rows, tokens)
-    errors.raise_if_any()
-    return ledger
+def _rows_of(parts: list[pa.Table]) -> NDArray[np.int64]:
+    """The number of each path's row; each part counts its rows from 0."""
+    numbers, before = [], 0
+    for part in parts:
+        index = part["index"].to_numpy()
+        numbers.append(index + before)
+        before += int(index[-1]) + 1 if len(index) else 0
+    return np.concatenate(numbers)
 
 
-def _fitted(batch: list[Example], renderer: Renderer, data: DataSpec, context: int, errors: Refusals) -> Iterator[tuple[Example, Fitted]]:
-    """Rows of a batch that render, their texts encoded together."""
-    rows: list[tuple[Example, list[Strand] | DataError]] = []
-    for example in batch:
-        try:
-            rows.append((example, renderer.strands(example, learn=data.learn)))
-        except DataError as error:
-            rows.append((example, error))
-    renderer.warm(strand for _, strands in rows if isinstance(strands, list) for strand in strands)
-    for example, strands in rows:
-        try:
-            if isinstance(strands, DataError):
-                raise strands
-            sequences = [sequence for strand in strands for sequence in renderer.lay(strand)]
-            yield example, fit(renderer, example, sequences, learn=data.learn, context=context, policy=data.too_long)
-        except DataError as error:
-            errors.add(error)
-
-
-def _checksum(file: Path) -> int:
+def checksum_of(file: Path) -> int:
+    """CRC-32 of a file: finds damage, not malice."""
     checksum = 0
     with open(file, "rb") as source:
         while piece := source.read(1 << 20):
             checksum = zlib.crc32(piece, checksum)
     return checksum
-
-
-@lru_cache(maxsize=1)
-def code_version() -> str:
-    """Hash of the source files that decide token ids."""
-    digest = hashlib.sha256()
-    for name in CODE:
-        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
-    return digest.hexdigest()

@@ -14,12 +14,13 @@ from luthier.core.files import fingerprint, sha256
 from luthier.core.home import cache_folder
 from luthier.core.spec import Spec
 from luthier.data.check import check
-from luthier.data.pairs import chosen_only
 from luthier.data.read import read
 from luthier.data.render import Renderer
 from luthier.data.report import Report
+from luthier.data.select import Selected
 from luthier.data.split import Split, plan_split
-from luthier.data.tokens import TokenTable, tokenise
+from luthier.data.tokenise import tokenise
+from luthier.data.tokens import TokenTable
 from luthier.jobs.specs import OBJECTIVES
 
 SHOWN = 8
@@ -117,9 +118,9 @@ def prepare(spec: Spec, renderer: Renderer, *, context: int, listen: Listener) -
     )
 
 
-def learned_rows(spec: Spec, split: Split) -> Iterator[Example]:
+def learned_rows(spec: Spec, split: Split) -> Selected:
     """The training rows as examples, in file order."""
-    return _chosen(Path(spec.data.file), spec, split.train)
+    return _selected(Path(spec.data.file), spec, split.train)
 
 
 def _told(spec: Spec, renderer: Renderer) -> Iterator[str]:
@@ -143,25 +144,21 @@ def _split(spec: Spec) -> Split:
     return plan_split(Path(spec.data.file), data=spec.data, seed=spec.train.seed)
 
 
-def _held_out(spec: Spec, split: Split) -> Iterator[Example]:
+def _held_out(spec: Spec, split: Split) -> Selected:
     if isinstance(spec.data.valid, str):
-        return _examples(Path(spec.data.valid), spec)
-    return _chosen(Path(spec.data.file), spec, split.valid)
+        return _selected(Path(spec.data.valid), spec, None)
+    return _selected(Path(spec.data.file), spec, split.valid)
 
 
-def _chosen(path: Path, spec: Spec, rows: list[int]) -> Iterator[Example]:
-    wanted = set(rows)
-    return (example for example in _examples(path, spec) if example.source.row in wanted)
-
-
-def _examples(path: Path, spec: Spec) -> Iterator[Example]:
-    """The rows of a file that was checked; an error here means it changed since. Warnings were told by the check."""
-    compares = _compares(spec)
-    for found in read(path, format=spec.data.format, group=spec.data.group):
-        if isinstance(found, Example):
-            yield found if compares else chosen_only(found, learn=spec.data.learn)
-        elif found.severity == "error":
-            raise DataError(found.message, where=f"{found.file} row {found.row}", remedy=found.remedy, code=found.code)
+def _selected(path: Path, spec: Spec, rows: list[int] | None) -> Selected:
+    return Selected.of(
+        path,
+        format=spec.data.format,
+        group=spec.data.group,
+        rows=None if rows is None else frozenset(rows),
+        pairs=_compares(spec),
+        learn=spec.data.learn,
+    )
 
 
 def _table(role: str, examples: Any, spec: Spec, renderer: Renderer, context: int, split: Split, listen: Listener) -> TokenTable:

@@ -13,7 +13,7 @@ from luthier.core.files import fingerprint, sha256, write_json
 from luthier.core.home import cache_folder
 from luthier.core.spec import EvaluateSpec, Spec, checked
 from luthier.data.read import read
-from luthier.data.tokens import tokenise
+from luthier.data.tokenise import tokenise
 from luthier.evaluation.evaluate import Evaluation, evaluate
 from luthier.jobs.result import Run
 from luthier.store.runs import free

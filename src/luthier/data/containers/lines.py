@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from luthier.data.bytes import MAX_ROW_BYTES, Stream, lines
@@ -26,18 +26,27 @@ def fits(head: Head) -> Fit | None:
 
 def records(stream: Stream, details: dict[str, Any]) -> Iterator[Record | Flaw]:
     """Each line as a Record or a Flaw; rows are line numbers. Blank lines are passed over and told once at the end."""
+    blank, first_blank = yield from rows(stream, first=1)
+    if blank:
+        yield blank_lines(blank, first_blank)
+
+
+def rows(stream: Stream, *, first: int) -> Generator[Record | Flaw, None, tuple[int, int]]:
+    """The lines of a part of a file whose first line is number `first`; returns how many were blank, and the first of them."""
     blank = first_blank = 0
-    for row, line in enumerate(lines(stream), start=1):
+    for row, line in enumerate(lines(stream), start=first):
         if line is None:
             yield too_big(row)
         elif line and not line.isspace():
             yield parse(line.removeprefix(BOM) if row == 1 else line, row)
         else:
             blank, first_blank = blank + 1, first_blank or row
-    if blank:
-        yield Flaw(
-            first_blank, "", "blank_line", f"{blank:,} blank lines, this is the first.", "Delete them; they are passed over.", "warning"
-        )
+    return blank, first_blank
+
+
+def blank_lines(count: int, first: int) -> Flaw:
+    """What is told of lines that were passed over."""
+    return Flaw(first, "", "blank_line", f"{count:,} blank lines, this is the first.", "Delete them; they are passed over.", "warning")
 
 
 def too_big(row: int) -> Flaw:
