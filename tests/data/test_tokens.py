@@ -34,7 +34,7 @@ def plain(shared: Path) -> Renderer:
 @pytest.fixture(scope="module")
 def rows(shared: Path) -> list[Example]:
     """Real rows, enough for more than one batch."""
-    files = ("ft_openai_cookbook/toy_chat_fine_tuning.jsonl", "ft_llamafactory/alpaca_en_demo.json")
+    files = ("ft_openai_cookbook/toy_chat_fine_tuning.jsonl", "ft_llamafactory/alpaca_en_demo.json", "ft_gsm8k/train.jsonl")
     found = [item for file in files for item in read(shared / "data" / file) if isinstance(item, Example)]
     return found[: BATCH + 40]
 

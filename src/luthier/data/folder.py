@@ -33,10 +33,12 @@ class Parts:
     generation: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain fields, for another process."""
+        """What decides token ids, as plain fields for another process. (The two files are only there to be written again.)"""
         return {field.name: getattr(self, field.name) for field in fields(self)} | {
             "tokenizer": self.tokenizer.content.decode(),
             "ends": sorted(self.ends),
+            "config": {},
+            "generation": {},
         }
 
     @classmethod

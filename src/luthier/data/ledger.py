@@ -45,8 +45,10 @@ class Ledger:
 
     def add(self, source: Source, sequences: list[Sequence], *, cut: int = 0, reason: str = "") -> int:
         """Enter a row; returns how many of its tokens are learned."""
-        total = sum(len(sequence.tokens) for sequence in sequences)
-        learned = sum(int(np.count_nonzero(sequence.weights)) for sequence in sequences)
+        total = learned = 0
+        for sequence in sequences:
+            total += len(sequence.tokens)
+            learned += int(np.count_nonzero(sequence.weights))
         self.lines.append((source.file, source.row, total, learned, total - learned, cut, reason))
         self.rows += 1
         self.tokens += total

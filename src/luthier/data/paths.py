@@ -14,18 +14,22 @@ class Path:
     """A path that still grows."""
 
     tokens: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
+    runs: list[tuple[float, int]] = field(default_factory=list)  # weights, and how many tokens in a row have them
 
     def extend(self, tokens: list[int], weight: float) -> None:
         """Append `tokens`, each learned with `weight`."""
         self.tokens += tokens
-        self.weights += [weight] * len(tokens)
+        self.runs.append((weight, len(tokens)))
 
     def sequence(self, part: str = "") -> Sequence:
         """The finished path. The first token is never learned: nothing precedes it."""
-        weights = np.asarray(self.weights, dtype=np.float32)
+        weights = np.zeros(len(self.tokens), np.float32)
+        start = 0
+        for weight, count in self.runs:
+            weights[start : start + count] = weight
+            start += count
         weights[:1] = 0
-        return Sequence(np.asarray(self.tokens, dtype=np.int32), weights, part)
+        return Sequence(np.array(self.tokens, np.int32), weights, part)
 
 
 class Paths:
@@ -56,7 +60,7 @@ class Paths:
             if len(path.tokens) <= len(prompt) and prompt[: len(path.tokens)] == path.tokens:
                 return path
         shared = max((_shared(path.tokens, prompt) for path in self.paths), default=0)
-        fork = Path(prompt[:shared], [0.0] * shared)  # what another path already holds is learned there, once
+        fork = Path(prompt[:shared], [(0.0, shared)])  # what another path already holds is learned there, once
         self.paths.append(fork)
         return fork
 

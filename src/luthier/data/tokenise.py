@@ -52,8 +52,8 @@ CODE = (
 """Files that decide token ids: a change in any of them makes older tables stale."""
 
 
-BATCH = 512
-"""Rows rendered and encoded together, and paths per record batch: enough to keep the batch encoder busy, some 2 MB."""
+BATCH = 2048
+"""Rows rendered and encoded together, and paths per record batch: enough to keep the batch encoder busy, some 5 MB."""
 
 
 def tokenise(

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import tokenizers
@@ -52,6 +53,7 @@ class Tokenizer:
         longest_first = sorted(self.added, key=len, reverse=True)
         self.added_pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if self.added else None
         self._ids: dict[str, list[int]] = {}
+        self._cut_texts: dict[str, list[str]] = {}  # those of the last `warm`: they are asked for next
         self._remembered = 0
         self._cuts = self._may_cut()
 
@@ -82,12 +84,13 @@ class Tokenizer:
         pieces = [self._pieces(text) for text in texts]
         known = self._ids
         self._learn({piece for parts in pieces for piece in parts if piece not in known})
-        return [[number for piece in parts for number in known[piece]] for parts in pieces]
+        return [list(chain.from_iterable(map(known.__getitem__, parts))) for parts in pieces]
 
     def warm(self, texts: Sequence[str]) -> None:
         """Encode `texts` in one batch and remember their pieces."""
         self._make_room(REMEMBERED_CHARACTERS)
-        self._learn({piece for text in texts for piece in self._pieces(text) if piece not in self._ids})
+        self._cut_texts = {text: self._pieces(text) for text in texts}
+        self._learn({piece for parts in self._cut_texts.values() for piece in parts if piece not in self._ids})
 
     def id_of(self, text: str) -> int | None:
         """The id of one token, special or not."""
@@ -113,6 +116,8 @@ class Tokenizer:
     def _pieces(self, text: str) -> list[str]:
         if not self._cuts or self.added_pattern is None:
             return [text]
+        if (known := self._cut_texts.get(text)) is not None:
+            return known
         return [piece for piece in self.added_pattern.split(text) if piece]
 
     def _make_room(self, limit: int) -> None:

@@ -163,6 +163,10 @@ class Records:
         return words.setdefault(word, len(words))
 
     def _array(self, kind: pa.Field, column: list[object]) -> pa.Array:
+        if pa.types.is_list(kind.type):
+            ends = np.cumsum([0, *map(len, column)], dtype=np.int32)  # type: ignore[arg-type]
+            values = np.concatenate(column) if column else np.zeros(0, kind.type.value_type.to_pandas_dtype())  # type: ignore[arg-type]
+            return pa.ListArray.from_arrays(pa.array(ends), pa.array(values), type=kind.type)
         if kind.name not in self.words:
             return pa.array(column, type=kind.type)
         return pa.DictionaryArray.from_arrays(

@@ -43,7 +43,7 @@ def missing(messages: Sequence[Message], turns: Sequence[Turn], tools: Sequence[
             text, thinking = learned[index].answer, message.thinking
         else:
             text, thinking = next((turn.prompt for turn in turns if turn.index > index), ""), ""
-        if text:
+        if text and (message.content not in text or thinking or message.tool_calls):
             yield from (f"messages.{index}.{name}" for name in _missing(message, text, thinking, learned=index in learned))
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -79,11 +79,11 @@ class Words:
 
     def _numbers(self, words: list[str]) -> NDArray[np.int64]:
         """The number of each word; new ones are encoded."""
-        known = self._number
-        new = [word for word in words if word not in known]
-        if new:
-            self._learn(new)
-        return np.fromiter((known[word] for word in words), np.int64, len(words))
+        numbers = list(map(self._number.get, words))
+        if None in numbers:
+            self._learn([word for word, number in zip(words, numbers, strict=True) if number is None])
+            numbers = list(map(self._number.get, words))
+        return np.array(numbers, np.int64)
 
     def _learn(self, words: list[str]) -> None:
         ids = self._encode(words)
@@ -91,7 +91,7 @@ class Words:
         first = self._filled + np.cumsum(counts) - counts
         self._number.update(zip(words, range(len(self._number), len(self._number) + len(words)), strict=True))
         self._counts, self._first = np.append(self._counts, counts), np.append(self._first, first)
-        self._ids = np.append(self._ids, np.fromiter((number for each in ids for number in each), np.int32, int(counts.sum())))
+        self._ids = np.append(self._ids, np.array(list(chain.from_iterable(ids)), np.int32))
         self._filled = len(self._ids)
 
     def _forget(self) -> None:
