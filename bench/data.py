@@ -1,10 +1,11 @@
-"""How fast a file is checked and tokenised, and how much memory that takes.
+"""How fast a file is checked and tokenised, in how much memory, beside `datasets.map`, and how that grows with the rows.
 
-    python bench/data.py [--mb 100] [--shared ../shared] [--no-near]
+    python bench/data.py --mb 200 [--rival-python VENV/bin/python] [--rows 1000,10000,100000] [--keep FOLDER] [--shared ../shared]
 
 Writes chat JSONL made of the shared instruction and conversation sets (repeated, each row varied, so that neither duplicates nor caches
-help) into a temporary folder: once of the asked size and once of a quarter of it. Each measurement is a process of its own on one core;
-peak memory is the process's largest resident set, and what it had before reading is shown beside it.
+help) into a temporary folder, once of the asked size and once of a quarter of it, and a model folder: GPT-2's tokenizer, ChatML. Each
+measurement is a process of its own with all cores it may use; peak memory is the largest resident set of it and of its workers together.
+The rival (`data_rival.py`) does less: it checks nothing, finds no duplicates, keeps no ledger. Its ids and masks are compared with ours.
 """
 
 from __future__ import annotations
@@ -20,39 +21,93 @@ import time
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
-CONTEXT = 2048
+CONTEXT = 1 << 20
+RESULTS = Path(__file__).parent / "results"
+CHATML = """{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}{% generation %}\
+{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+SETTINGS = ("chat", "chat batched", "text batched", "chat batched, threads", "text batched, threads")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mb", type=int, default=100)
-    parser.add_argument("--shared", type=Path, default=Path(os.environ.get("LUTHIER_SHARED") or Path(__file__).parents[2] / "shared"))
-    parser.add_argument("--measure", nargs=2, metavar=("WHAT", "FILE"), help="one measurement, as JSON (used by the bench itself)")
-    parser.add_argument("--smoke", action="store_true", help="one file of 1 MB")
+    parser.add_argument("--mb", type=int, default=200)
+    parser.add_argument("--rows", default="", help="write results/data_rows.json for files of so many rows")
+    parser.add_argument("--rival-python", default="")
+    parser.add_argument("--settings", default=";".join(SETTINGS), help="of the rival")
+    parser.add_argument("--keep", type=Path, help="where files are written, and found again")
+    parser.add_argument("--shared", type=Path, default=Path(__file__).parents[2] / "shared")
+    parser.add_argument("--measure", nargs=3, metavar=("WHAT", "FILE", "MODEL"), help="one measurement, as JSON (used by the bench itself)")
     asked = parser.parse_args()
-    if not (asked.shared / "data").is_dir():
-        sys.exit(f"skipped: no data at {asked.shared}; set LUTHIER_SHARED")
     if asked.measure:
-        print(json.dumps(measure(asked.measure[0], Path(asked.measure[1]), asked.shared)))
+        print(json.dumps(measure(asked.measure[0], Path(asked.measure[1]), Path(asked.measure[2]))))
         return
-    print(f"{'what':<22}{'MB':>6}{'rows':>10}{'MB/s':>8}{'MB/s cpu':>10}{'peak MB':>9}{'before':>8}")
-    with tempfile.TemporaryDirectory() as folder:
-        sizes = (1,) if asked.smoke else (max(1, asked.mb // 4), asked.mb)
-        files = [write(Path(folder) / f"chat-{mb}.jsonl", mb, asked.shared) for mb in sizes]
-        for what in ("check without near", "check", "check + tokenise"):
-            for file in files:
-                show(what, file, asked.shared)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = asked.keep or Path(scratch)
+        model = model_folder(folder / "model", asked.shared)
+        if asked.rows:
+            curve([int(rows) for rows in asked.rows.split(",")], folder, model, asked.shared)
+        elif asked.mb:
+            sizes(asked.mb, folder, model, asked.shared, asked.rival_python, asked.settings.split(";"))
 
 
-def write(path: Path, mb: int, shared: Path) -> Path:
-    """Chat rows until the file has `mb` megabytes (10^6 bytes)."""
+def sizes(mb: int, folder: Path, model: Path, shared: Path, rival: str, settings: list[str]) -> None:
+    """Both file sizes by Luthier, the larger one by the rival."""
+    told: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "mb": mb, "luthier": [], "rival": []}
+    print(f"{'what':<34}{'MB':>6}{'rows':>10}{'seconds':>9}{'MB/s':>8}{'cpu s':>8}{'peak MB':>9}")
+    files = [write(folder / f"chat-{size}.jsonl", shared, mb=size) for size in (max(1, mb // 4), mb)]
+    for file in files:
+        for what in ("check", "check + tokenise"):
+            told["luthier"].append(show(what, file, model))
+    for setting in settings if rival else ():
+        command = [rival, str(Path(__file__).parent / "data_rival.py"), setting, str(files[-1]), str(model), "-"]
+        told["rival"].append(line(setting, files[-1], run(command)))
+    if rival:
+        told["rows compared"] = compared(folder, model, shared, rival)
+        print(f"ids and masks of {told['rows compared']:,} rows are equal")
+        best, ours = min(each["seconds"] for each in told["rival"]), told["luthier"][-1]["seconds"]
+        print(f"best rival / luthier = {best / ours:.2f}")
+    RESULTS.joinpath("data.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def curve(rows: list[int], folder: Path, model: Path, shared: Path) -> None:
+    """Seconds against rows in the file."""
+    told = []
+    for count in rows:
+        file = write(folder / f"chat-{count}-rows.jsonl", shared, rows=count)
+        check, both = show("check", file, model), show("check + tokenise", file, model)
+        mb, peak_mb = round(file.stat().st_size / 1e6, 2), round(max(check["peak"], both["peak"]))
+        tokenise_s = round(both["tokenise_s"], 3)
+        told.append({"rows": count, "mb": mb, "check_s": round(check["seconds"], 3), "tokenise_s": tokenise_s, "peak_mb": peak_mb})
+    RESULTS.joinpath("data_rows.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def model_folder(folder: Path, shared: Path) -> Path:
+    """A folder with GPT-2's tokenizer and ChatML, for both sides."""
+    import tokenizers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    library = tokenizers.Tokenizer.from_file(str(shared / "data" / "tok_gpt2" / "tokenizer.json"))
+    library.add_special_tokens([tokenizers.AddedToken(token, normalized=False) for token in ("<|im_start|>", "<|im_end|>")])
+    library.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    folder.joinpath("tokenizer_config.json").write_text(json.dumps(config))
+    folder.joinpath("chat_template.jinja").write_text(CHATML)
+    return folder
+
+
+def write(path: Path, shared: Path, *, mb: int = 0, rows: int = 0) -> Path:
+    """Chat rows until the file has `mb` megabytes (10^6 bytes), or `rows` rows."""
     size = 0
+    if path.exists():
+        return path
     with path.open("w", encoding="utf-8") as sink:
         for number, messages in enumerate(cycle(list(conversations(shared)))):
             varied = [{**turn, "content": f"{turn['content']} ({number + place})"} for place, turn in enumerate(messages)]
             size += sink.write(json.dumps({"messages": varied}, ensure_ascii=False) + "\n")
-            if size >= mb * 1_000_000:
+            if (mb and size >= mb * 1_000_000) or number + 1 == rows:
                 return path
     return path
 
@@ -72,48 +127,79 @@ def conversations(shared: Path) -> Iterator[list[dict[str, str]]]:
                 yield [{"role": message.role, "content": message.content} for message in item.messages]
 
 
-def show(what: str, file: Path, shared: Path) -> None:
-    command = [sys.executable, __file__, "--shared", str(shared), "--measure", what, str(file)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    )
+def show(what: str, file: Path, model: Path) -> dict[str, Any]:
+    """One measurement of Luthier."""
+    return line(f"luthier: {what}", file, run([sys.executable, __file__, "--measure", what, str(file), str(model)]))
+
+
+def run(command: list[str]) -> dict[str, Any]:
+    """What a measuring process tells, and the processor seconds of it and its workers."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
-        sys.exit(f"{what}: {done.stderr.strip().splitlines()[-1]}")
-    got = json.loads(done.stdout)
+        raise SystemExit(done.stderr)
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told | {"cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+
+
+def line(what: str, file: Path, told: dict[str, Any]) -> dict[str, Any]:
+    """Print a measurement."""
     mb = file.stat().st_size / 1e6
-    speeds = f"{mb / got['seconds']:>8.1f}{mb / got['cpu']:>10.1f}"
-    print(f"{what:<22}{mb:>6.0f}{got['rows']:>10,}{speeds}{got['peak']:>9.0f}{got['before']:>8.0f}", flush=True)
+    figures = f"{told['seconds']:>9.1f}{mb / told['seconds']:>8.1f}{told['cpu']:>8.1f}{told.get('peak', 0):>9.0f}"
+    print(f"{what:<34}{mb:>6.0f}{told['rows']:>10,}{figures}", flush=True)
+    return {"what": what, "mb": round(mb, 1), **told}
 
 
-def measure(what: str, file: Path, shared: Path) -> dict[str, float]:
+def measure(what: str, file: Path, model: Path) -> dict[str, float]:
+    """Check, and perhaps tokenise, in this process (which may begin others)."""
     from luthier.core.spec import DataSpec
     from luthier.data.check import check
-
-    data, renderer = DataSpec(too_long="drop"), None
-    if "tokenise" in what:
-        from luthier.data.render import Renderer
-
-        renderer = Renderer.from_folder(shared / "models" / "stories260k")
-    before, began, cpu = peak(), time.perf_counter(), time.process_time()
-    report = check(file, data=data, near="without near" not in what)
-    if renderer is not None:
-        tokenise_all(file, data, renderer)
-    return {"rows": report.rows, "seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu, "peak": peak(), "before": before}
-
-
-def tokenise_all(file: Path, data: object, renderer: object) -> None:
-    from luthier.core.example import Example
-    from luthier.data.read import read
+    from luthier.data.render import Renderer
+    from luthier.data.select import Selected
     from luthier.data.tokenise import tokenise
 
-    examples = (item for item in read(file) if isinstance(item, Example))
-    with tempfile.TemporaryDirectory() as cache:
-        tokenise(examples, renderer=renderer, data=data, context=CONTEXT, cache=Path(cache), key="bench")  # type: ignore[arg-type]
+    data, renderer = DataSpec(too_long="drop"), Renderer.from_folder(model)
+    began = time.perf_counter()
+    report = check(file, data=data, renderer=renderer, context=CONTEXT)
+    checked = time.perf_counter()
+    if "tokenise" in what:
+        with tempfile.TemporaryDirectory() as cache:
+            tokenise(Selected.of(file), renderer=renderer, data=data, context=CONTEXT, cache=Path(cache), key="bench")
+            ended = time.perf_counter()
+    else:
+        ended = checked
+    return {"rows": report.rows, "seconds": ended - began, "check_s": checked - began, "tokenise_s": ended - checked, "peak": peak()}
 
 
 def peak() -> float:
-    """Largest resident set of this process so far, in MB (10^6 bytes; Linux counts in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    """Largest resident set so far of this process and the largest of its workers for each core, in MB (Linux counts in KiB)."""
+    own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return (own + child * len(os.sched_getaffinity(0))) * 1024 / 1e6
+
+
+def compared(folder: Path, model: Path, shared: Path, rival: str) -> int:
+    """How many rows of a smaller file have the same ids and the same mask on both sides; all of them, or the bench ends here."""
+    import pyarrow as pa
+
+    from luthier.core.spec import DataSpec
+    from luthier.data.render import Renderer
+    from luthier.data.select import Selected
+    from luthier.data.tokenise import tokenise
+
+    file, theirs = write(folder / "chat-2.jsonl", shared, mb=2), folder / "theirs"
+    run([rival, str(Path(__file__).parent / "data_rival.py"), "chat", str(file), str(model), str(theirs)])
+    ours = tokenise(
+        Selected.of(file), renderer=Renderer.from_folder(model), data=DataSpec(), context=CONTEXT, cache=folder / "ours", key="compared"
+    )
+    rows = iter(ours)
+    for part in sorted(theirs.glob("*.arrow")):
+        for row in pa.ipc.open_stream(str(part)).read_all().to_pylist():
+            (sequence,) = next(rows).sequences
+            ids, mask = sequence.tokens.tolist(), (sequence.weights > 0).astype(int).tolist()
+            if ids != row["input_ids"][: len(ids)] or mask != row["assistant_masks"][: len(ids)] or any(row["assistant_masks"][len(ids) :]):
+                raise SystemExit(f"row {row} differs")  # what theirs has more is the line end after the last answer, which teaches nothing
+    return len(ours)
 
 
 if __name__ == "__main__":

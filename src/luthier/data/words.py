@@ -51,7 +51,9 @@ class Words:
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
-        self._forget()
+        self._number: dict[str, int] = {}
+        self._counts, self._first, self._ids = _nothing()
+        self._filled = 0
 
     def __len__(self) -> int:
         """Words remembered."""
@@ -95,9 +97,13 @@ class Words:
         self._filled = len(self._ids)
 
     def _forget(self) -> None:
-        self._number: dict[str, int] = {}
-        self._counts, self._first, self._ids = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32)
+        self._number.clear()
+        self._counts, self._first, self._ids = _nothing()
         self._filled = 0
+
+
+def _nothing() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+    return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32)
 
 
 def _starts(joined: bytes, ends: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -163,7 +169,7 @@ def _parts(part: dict[str, Any] | None, inner: str) -> Iterator[dict[str, Any]]:
 def _looks_ahead_only(splitter: dict[str, Any]) -> bool:
     """It reads from left to right and puts no space of its own before a text."""
     if splitter["type"] == "ByteLevel":
-        return not splitter["add_prefix_space"]
+        return bool(splitter["add_prefix_space"] is False)
     if splitter["type"] == "Split":
         pattern = splitter["pattern"].get("Regex", "")
         outside = re.sub(r"\[(?:\\.|[^\]\\])*\]", "", pattern)  # ^ inside of brackets is no anchor
