@@ -14,6 +14,7 @@ from luthier.core.sequence import Sequence
 from luthier.core.spec import DataSpec
 from luthier.data import report as reports
 from luthier.data.check import check
+from luthier.data.content import content, digest
 from luthier.data.report import Report
 
 ROOT = Path(__file__).parents[2]
@@ -257,3 +258,10 @@ CODE = re.compile(
     r'|yield [^,\n]+, "(\w+)", f?"|self\._warn\([^,]+, "(\w+)"|Flaw\(\s*row,\s*"",\s*"(\w+)"|yield "(\w+)", f?"'
     r'|_problem\(example, "(\w+)"|"(likely_secret)"|"(personal_data)"'
 )
+
+
+def test_equal_words_with_other_tools_are_no_duplicates() -> None:
+    tool = {"type": "function", "function": {"name": "find"}}
+    rows = [Example(Source("f", 1), messages=[Message("user", "a")], tools=tools) for tools in ([], [tool], [tool])]
+    first, second, third = (digest(content(row)) for row in rows)
+    assert first != second == third

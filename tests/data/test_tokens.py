@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from luthier.core.sequence import Row, Sequence
 from luthier.core.spec import DataSpec
 from luthier.data.read import read
 from luthier.data.render import Renderer
-from luthier.data.tokenise import BATCH, tokenise
+from luthier.data.tokenise import BATCH, KEPT_DAYS, tokenise
 from luthier.data.tokens import TokenTable
 
 
@@ -218,3 +220,16 @@ def test_an_interrupted_reader_leaves_nothing(renderer: Renderer, tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         tokenise(breaks(), renderer=renderer, data=DataSpec(), context=64, cache=tmp_path, key="k")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tables_nobody_opens_are_removed_when_another_is_made(renderer: Renderer, rows: list[Example], tmp_path: Path) -> None:
+    settings = {"renderer": renderer, "data": DataSpec(), "context": 16384, "cache": tmp_path}
+    old, used = (tokenise(rows[:3], **settings, key=key).fingerprint for key in ("old", "used"))
+    left = tmp_path / ".half.123.part"
+    left.mkdir()
+    long_ago = time.time() - 86_400 * (KEPT_DAYS + 1)
+    for path in (tmp_path / old / "meta.json", tmp_path / used / "meta.json", left):
+        os.utime(path, (long_ago, long_ago))
+    tokenise(never(), **settings, key="used")
+    new = tokenise(rows[:3], **settings, key="new").fingerprint
+    assert {folder.name for folder in tmp_path.iterdir()} == {used, new}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Any
 
 from luthier.core.example import Example, Message
 from luthier.data.json_rows import dumps
@@ -19,16 +20,16 @@ def content(example: Example) -> bytes:
         pieces += ["\x1dchosen", *(f"{m.role}\x1f{m.content}" for m in example.chosen)]
         pieces += ["\x1drejected", *(f"{m.role}\x1f{m.content}" for m in example.rejected)]
     plain = "\x1e".join(pieces).encode()
-    more = _more([*example.messages, *example.chosen, *example.rejected])
+    more = _more([*example.messages, *example.chosen, *example.rejected], example.tools)
     return plain + more if more else plain
 
 
-def _more(messages: list[Message]) -> bytes:
-    """The rarer parts of messages."""
+def _more(messages: list[Message], tools: list[dict[str, Any]]) -> bytes:
+    """The rarer parts of a row."""
     rare = [
         [index, message.thinking, message.tool_calls] for index, message in enumerate(messages) if message.tool_calls or message.thinking
     ]
-    return dumps(rare) if rare else b""
+    return dumps([rare, tools]) if rare or tools else b""
 
 
 def digest(content: bytes) -> bytes:

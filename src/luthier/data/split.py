@@ -4,7 +4,7 @@
   share. Its side depends on nothing else: rows that are added never move another.
 * With labels the hash ranks the rows of each label, and the first of each are held out: every label gets its share exactly. The price: rows
   that are added can move those at the border, at most as many as were added, per label. A label is what a label column says; without
-  one, the first line of the answers, where few short ones (at most 30, each four times on average) begin them all.
+  one, the first line of the answers, where few short ones begin them all (see `data.first_line`).
 * Equal rows have equal hashes, so they are always on the same side - unless they belong to different groups: then the split is refused.
 """
 
@@ -26,13 +26,12 @@ from luthier.data.bytes import OnBytes
 from luthier.data.check import FEWEST_ROWS, digests
 from luthier.data.content import content, digest
 from luthier.data.duplicates import Digests
+from luthier.data.first_line import MOST, are_labels, first_line
 from luthier.data.json_rows import Flaw, Record, compact
 from luthier.data.read import read, records
 from luthier.data.recognise import Recognition, recognise
 
 _WHOLE = 2.0**64
-MOST_LINES, EACH_LINE, LONGEST_LINE = 30, 4, 60
-"""When first lines are labels: as in ``evaluation/labels.py``, which reads the same off the held-out answers."""
 
 
 @dataclass
@@ -40,13 +39,12 @@ class Split:
     """Row numbers (1-based, as in `Source.row`) on each side, ascending.
 
     Attributes:
-        reason: how it was decided, as a sentence. valid_file: where the held-out rows are when they are in a file of their own.
+        reason: how it was decided, as a sentence.
     """
 
     train: list[int]
     valid: list[int]
     reason: str
-    valid_file: str = ""
 
 
 class _Lottery:
@@ -64,7 +62,7 @@ class _Lottery:
         self._rows.append(row)
         self._places.append(place)
         label = example.label or ("" if self._column else _first_line(example))
-        full = not self._column and len(self._names) > MOST_LINES  # no labels: stop remembering every answer of a large file
+        full = not self._column and len(self._names) > MOST  # no labels: stop remembering every answer of a large file
         self._labels.append(0 if full else self._names.setdefault(label, len(self._names)))
 
     @property
@@ -72,8 +70,7 @@ class _Lottery:
         """There are at least two labels (rows without one do not count as one)."""
         if self._column:
             return len(self._names.keys() - {""}) > 1
-        few = 2 <= len(self._names) <= MOST_LINES and len(self._rows) >= EACH_LINE * len(self._names)
-        return few and all(0 < len(name) <= LONGEST_LINE for name in self._names)
+        return are_labels(self._names, rows=len(self._rows))
 
     def columns(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
         """Row numbers, places, labels."""
@@ -82,7 +79,7 @@ class _Lottery:
 
 def _first_line(example: Example) -> str:
     answers = [m.content for m in example.messages if m.role == "assistant"]
-    return answers[-1].strip().split("\n", 1)[0].strip() if answers else ""
+    return first_line(answers[-1]) if answers else ""
 
 
 def plan_split(
@@ -170,7 +167,7 @@ def _by_file(path: Path, valid: Path, data: DataSpec) -> Split:
     shared = mine.common(theirs)
     if shared:
         raise _leakage(path, valid, shared)
-    return Split(mine.rows.tolist(), theirs.rows.tolist(), f"Held out as you said: {valid}.", str(valid))
+    return Split(mine.rows.tolist(), theirs.rows.tolist(), f"Held out as you said: {valid}.")
 
 
 def _one_side(path: Path, rows: int, group: str) -> DataError:

@@ -6,7 +6,10 @@ rows of a large file are shared out to several processes; the table is the same,
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import shutil
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -52,6 +55,9 @@ CODE = (
 """Files that decide token ids: a change in any of them makes older tables stale."""
 
 
+KEPT_DAYS = 30
+"""A table nobody has opened for so long is removed when the next one is made."""
+
 BATCH = 2048
 """Rows rendered and encoded together, and paths per record batch: enough to keep the batch encoder busy, some 5 MB."""
 
@@ -86,6 +92,7 @@ def tokenise(
             return TokenTable.open(folder)
         except StorageError:
             pass  # damaged: made again, and replaced as a whole
+    _purge(cache)
     count = workers(examples.path, examples.recognition) if isinstance(examples, Selected) else 0
     with new_folder(folder) as part:
         if isinstance(examples, Selected) and count:
@@ -97,6 +104,16 @@ def tokenise(
         files = sorted(file.name for file in part.iterdir())
         write_json(part / "meta.json", {"checksums": {file: checksum_of(part / file) for file in files}})
     return TokenTable.open(folder)
+
+
+def _purge(cache: Path) -> None:
+    """Remove tables that nobody has opened for long, and what a killed process left of one."""
+    border = time.time() - KEPT_DAYS * 86_400
+    for folder in cache.iterdir() if cache.is_dir() else ():
+        with contextlib.suppress(OSError):  # another process may be at it; a cache that stays too large harms nothing
+            known = folder / "meta.json" if (folder / "meta.json").exists() else folder
+            if known.stat().st_mtime < border:
+                shutil.rmtree(folder)
 
 
 def _shared_out(

@@ -6,8 +6,10 @@ on), ``ledger.parquet`` and ``meta.json`` with their checksums. `luthier.data.to
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -98,6 +100,8 @@ class TokenTable:
             for name, checksum in meta["checksums"].items():
                 if checksum_of(folder / name) != checksum:
                     raise ValueError(f"{name} is not what was written")
+            with contextlib.suppress(OSError):  # a cache that may only be read
+                os.utime(folder / "meta.json")  # in use: see `tokenise.KEPT_DAYS`
             parts = [_mapped(folder / name) for name in sorted(meta["checksums"]) if name.endswith(".arrow")]
             return cls(parts, ledgers.read(folder / "ledger.parquet"), fingerprint=folder.name)
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:

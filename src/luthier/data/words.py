@@ -169,9 +169,9 @@ def _parts(part: dict[str, Any] | None, inner: str) -> Iterator[dict[str, Any]]:
 def _looks_ahead_only(splitter: dict[str, Any]) -> bool:
     """It reads from left to right and puts no space of its own before a text."""
     if splitter["type"] == "ByteLevel":
-        return bool(splitter["add_prefix_space"] is False)
+        return bool(not splitter["add_prefix_space"])
     if splitter["type"] == "Split":
-        pattern = splitter["pattern"].get("Regex", "")
+        pattern = str(splitter["pattern"].get("Regex", ""))
         outside = re.sub(r"\[(?:\\.|[^\]\\])*\]", "", pattern)  # ^ inside of brackets is no anchor
         return bool(pattern) and splitter["behavior"] == "Isolated" and not re.search(r"\(\?<|[\^$]|\\[bBAzZGKX1-9]", outside)
     return splitter["type"] == "Digits"

@@ -1,9 +1,8 @@
 """Are the answers labels? And how is the label read off an answer?
 
 The rule, told to the user in `Labels.reason`. Answers are labels when few distinct short texts (at most 60 characters) repeat over at
-least 8 rows: whole answers when there are at most 200 distinct ones and each occurs twice on average; else first lines (``Label: refund``
-and then a reply in prose) when there are at most 30 distinct ones and each occurs four times on average - a first line repeats by chance
-("Dear customer,") more easily than a whole answer does.
+least 8 rows: whole answers when there are at most 200 distinct ones and each occurs twice on average; else first lines, by the rule of
+`data.first_line`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-LONGEST_LABEL = 60  # characters; a longer repeated answer is a stock phrase, not a class name
+from luthier.data.first_line import LONGEST, are_labels, first_line
+
 FEWEST_ROWS = 8
 
 
@@ -38,7 +38,7 @@ class Labels:
 
     def read(self, answer: str) -> str:
         """The label of `answer`: its text or first line, without white space and a final full stop, letter case ignored."""
-        return _normal(_first_line(answer) if self.where == "first_line" else answer)
+        return _normal(first_line(answer) if self.where == "first_line" else answer)
 
 
 def detect(expected: list[str]) -> Labels:
@@ -51,13 +51,13 @@ def detect(expected: list[str]) -> Labels:
             f"the {len(expected)} expected answers are {len(whole)} distinct short texts that repeat",
             _texts(expected),
         )
-    lines = Counter(_normal(_first_line(e)) for e in expected)
-    if _repeats(lines, most=30, each=4) and any("\n" in e.strip() for e in expected):
+    lines = Counter(_normal(first_line(e)) for e in expected)
+    if len(expected) >= FEWEST_ROWS and are_labels(lines, rows=len(expected)) and any("\n" in e.strip() for e in expected):
         return Labels(
             "first_line",
             tuple(sorted(lines)),
             f"the first lines of the {len(expected)} expected answers are {len(lines)} distinct labels that repeat",
-            _texts([_first_line(e) for e in expected]),
+            _texts([first_line(e) for e in expected]),
         )
     return Labels("none", (), f"the {len(expected)} expected answers are free text ({len(whole)} distinct)")
 
@@ -65,7 +65,7 @@ def detect(expected: list[str]) -> Labels:
 def _repeats(counts: Counter[str], *, most: int, each: int) -> bool:
     rows = counts.total()
     few = 2 <= len(counts) <= most and rows >= max(FEWEST_ROWS, each * len(counts))
-    return few and all(0 < len(text) <= LONGEST_LABEL for text in counts)
+    return few and all(0 < len(text) <= LONGEST for text in counts)
 
 
 def _texts(labels: list[str]) -> tuple[str, ...]:
@@ -73,10 +73,6 @@ def _texts(labels: list[str]) -> tuple[str, ...]:
     for text in labels:
         first.setdefault(_normal(text), text.strip())
     return tuple(first[value] for value in sorted(first))
-
-
-def _first_line(text: str) -> str:
-    return text.strip().split("\n", 1)[0]
 
 
 def _normal(text: str) -> str:

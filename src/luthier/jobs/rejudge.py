@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import DataError, NotFound
+from luthier.core.errors import NotFound
 from luthier.core.events import Listener, Note, Progress, Stage, silence
 from luthier.core.example import Example
 from luthier.core.files import fingerprint, sha256, write_json
 from luthier.core.home import cache_folder
 from luthier.core.spec import EvaluateSpec, Spec, checked
-from luthier.data.read import read
+from luthier.data.content import content, digest
+from luthier.data.pairs import chosen_only
+from luthier.data.select import Selected
 from luthier.data.tokenise import tokenise
 from luthier.evaluation.evaluate import Evaluation, evaluate
 from luthier.jobs.result import Run
@@ -39,7 +41,7 @@ def judge(run: Run, file: Path, *, out: Path | None = None, listen: Listener = s
         free(out)
     listen(Stage("evaluate", f"base and tuned on {file.name}"))
     data = run.spec.data.model_copy(update={"file": str(file), "format": "auto"})
-    examples = list(_examples(file, group=data.group))
+    examples = list(Selected.of(file, group=data.group))
     key = fingerprint(["rejudge", sha256(file), data.model_dump(mode="json", exclude={"file", "valid"}), run.model.context])
     rows = tokenise(examples, renderer=run.model.renderer, data=data, context=run.model.context, cache=cache_folder() / "tokens", key=key)
     folder = out or run.folder / "evaluations" / file.stem.split(".")[0]
@@ -58,7 +60,7 @@ def judge(run: Run, file: Path, *, out: Path | None = None, listen: Listener = s
 
 def _warn_of_learned_rows(run: Run, examples: list[Example], found: Evaluation, folder: Path, listen: Listener) -> None:
     """Rows the run has learned make tuned look better than it is: said in the result, where the training file is still there."""
-    shared = _learned(run) & {_content(example) for example in examples}
+    shared = _learned(run) & {_said(example) for example in examples}
     if shared:
         note = f"{len(shared)} of the {len(examples)} rows were learned by this run: the comparison flatters it."
         found.notes.append(note)
@@ -66,24 +68,15 @@ def _warn_of_learned_rows(run: Run, examples: list[Example], found: Evaluation, 
         listen(Note(note, level="warning"))
 
 
-def _learned(run: Run) -> set[str]:
+def _learned(run: Run) -> set[bytes]:
     spec: Spec = run.spec
     path = Path(spec.data.file)
     if not (path.is_file() and run.files.split.is_file()):
         return set()
-    train = set(json.loads(run.files.split.read_text(encoding="utf-8"))["train"])
-    return {_content(e) for e in _examples(path, group=spec.data.group, format=spec.data.format) if e.source.row in train}
+    train = frozenset(json.loads(run.files.split.read_text(encoding="utf-8"))["train"])
+    return {_said(example) for example in Selected.of(path, format=spec.data.format, rows=train)}
 
 
-def _content(example: Example) -> str:
-    return fingerprint([example.text, [[m.role, m.content] for m in [*example.messages, *example.chosen]]])
-
-
-def _examples(path: Path, *, group: str, format: str = "auto") -> list[Example]:
-    found = []
-    for row in read(path, format=format, group=group):
-        if isinstance(row, Example):
-            found.append(row)
-        elif row.severity == "error":
-            raise DataError(row.message, where=f"{row.file} row {row.row}", remedy=row.remedy, code=row.code)
-    return found
+def _said(example: Example) -> bytes:
+    """What a row says, a pair by its chosen answer only: the other one is not learned."""
+    return digest(content(chosen_only(example, learn="answers")))
