@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from luthier.core.example import Example
+from luthier.core.example import Example, Message, Source
 from luthier.core.problem import Problem
 from luthier.core.sequence import Sequence
 from luthier.core.spec import DataSpec

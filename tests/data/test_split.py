@@ -113,7 +113,7 @@ def test_something_is_held_out_from_ten_rows_on(tmp_path: Path) -> None:
 def test_a_file_of_held_out_rows(tmp_path: Path) -> None:
     path, other = write(tmp_path / "a.jsonl", pairs(range(20))), write(tmp_path / "b.jsonl", pairs(range(30, 35)))
     assert plan_split(path, data=DataSpec(valid=str(other))) == Split(
-        list(range(1, 21)), list(range(1, 6)), f"Held out as you said: {other}.", str(other)
+        list(range(1, 21)), list(range(1, 6)), f"Held out as you said: {other}."
     )
     write(other, pairs(range(18, 25)))
     with pytest.raises(DataError, match=r"2 rows are also in the held-out file .* row 19 = row 1, row 20 = row 2") as caught:

@@ -27,11 +27,11 @@ from luthier.core.files import fingerprint, new_folder, write_json
 from luthier.core.spec import DataSpec
 from luthier.data import ledger as ledgers
 from luthier.data.blocks import blocks
-from luthier.data.crew import Answer, Crew, workers
 from luthier.data.ledger import Ledger
 from luthier.data.refusals import Refusals, teaches_nothing
 from luthier.data.render import Renderer
 from luthier.data.select import Selected
+from luthier.data.team import Answer, Team, workers
 from luthier.data.tokens import SCHEMA, Records, TokenTable, checksum_of
 from luthier.data.too_long import Fitted, fit
 from luthier.data.turns import Strand
@@ -142,8 +142,8 @@ def _shared_out(
         {"block": list(part), "to": str(folder / f"tokens-{number:05d}.arrow"), "wanted": _packed(wanted, part.row, end)}
         for number, (part, end) in enumerate(zip(parts, ends, strict=True))
     )
-    with Crew(count, task) as crew:
-        for fields, arrays in crew.answers(requests):
+    with Team(count, task) as team:
+        for fields, arrays in team.answers(requests):
             ledger.absorb(arrays[0])
             errors.absorb(fields["refused"], fields["first"])
             tokens += fields["tokens"]

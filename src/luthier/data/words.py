@@ -173,5 +173,5 @@ def _looks_ahead_only(splitter: dict[str, Any]) -> bool:
     if splitter["type"] == "Split":
         pattern = str(splitter["pattern"].get("Regex", ""))
         outside = re.sub(r"\[(?:\\.|[^\]\\])*\]", "", pattern)  # ^ inside of brackets is no anchor
-        return bool(pattern) and splitter["behavior"] == "Isolated" and not re.search(r"\(\?<|[\^$]|\\[bBAzZGKX1-9]", outside)
-    return splitter["type"] == "Digits"
+        return bool(pattern and splitter["behavior"] == "Isolated") and not re.search(r"\(\?<|[\^$]|\\[bBAzZGKX1-9]", outside)
+    return bool(splitter["type"] == "Digits")

@@ -36,7 +36,7 @@ def workers(path: Path, recognition: Recognition) -> int:
     return cores if shared and cores > 1 else 0
 
 
-class Crew:
+class Team:
     """Some workers at one task. Use it as a context: they end with it.
 
     Args:
@@ -47,11 +47,11 @@ class Crew:
         root = str(Path(__file__).parents[2])
         alone = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
         command = [sys.executable, "-m", "luthier.data.worker"]
-        self._team: list[subprocess.Popen[bytes]] = []
+        self._members: list[subprocess.Popen[bytes]] = []
         try:
             for _ in range(count):
-                self._team.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **alone}))
-            for worker in self._team:
+                self._members.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **alone}))
+            for worker in self._members:
                 self._say(worker, task)
         except BaseException:
             self._end()
@@ -71,10 +71,10 @@ class Crew:
         """
         waiting: deque[subprocess.Popen[bytes]] = deque()
         for number, request in enumerate(requests):
-            worker = self._team[number % len(self._team)]
+            worker = self._members[number % len(self._members)]
             self._say(worker, request)
             waiting.append(worker)
-            if len(waiting) == _AHEAD * len(self._team):
+            if len(waiting) == _AHEAD * len(self._members):
                 yield self._heard(waiting.popleft())
         while waiting:
             yield self._heard(waiting.popleft())
@@ -100,7 +100,7 @@ class Crew:
         return fields, arrays
 
     def _end(self) -> None:
-        for worker in self._team:
+        for worker in self._members:
             worker.kill()
             with worker:  # closes its pipes, waits
                 pass
