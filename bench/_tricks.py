@@ -70,12 +70,15 @@ class PlainAdam:
     """torch's AdamW over the tensors as they are, in the place of ``engine/optimiser.py``; parameters must be fp32."""
 
     def __init__(self, groups: list[Any], train: Any) -> None:
-        self.rate = train.learning_rate
+        self.rate, self.layerwise = train.learning_rate, False
         self.parameters = [p for g in groups for _, p in g.parameters]
         self.adam = torch.optim.AdamW(self.parameters, lr=self.rate, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
 
-    def collect(self) -> None:
-        """Gradients are where autograd leaves them."""
+    def expect(self, forests: int) -> None:
+        """Gradients are added up where autograd leaves them."""
+
+    def begin(self, share: float, *, clip: float) -> None:
+        """Nothing is updated before the whole gradient is there."""
 
     def gradients(self) -> list[Tensor]:
         """What several processes would add up; there is one."""

@@ -74,14 +74,14 @@ def test_eight_rows_at_once_equal_eight_times_one(tiny_model, bushy_rows):
     engine.gradient(planned(rows, engine.budget))
     apart = session(single, rows)
     weight_of = [sum(float(s.weights.sum()) for s in row.sequences) for row in rows]
-    gathered = [torch.zeros_like(flat.master) for flat in apart.optimiser.flats]
+    gathered = [torch.zeros_like(gradient) for gradient in apart.optimiser.gradients()]
     for row, weight in zip(rows, weight_of, strict=True):
         apart.gradient(planned([row], apart.budget))
-        for flat, sum_ in zip(apart.optimiser.flats, gathered, strict=True):
-            sum_ += flat.master.grad * (weight / sum(weight_of))
+        for gradient, sum_ in zip(apart.optimiser.gradients(), gathered, strict=True):
+            sum_ += gradient * (weight / sum(weight_of))
         apart.optimiser.forget()
-    for flat, sum_ in zip(apart.optimiser.flats, gathered, strict=True):
-        flat.master.grad.copy_(sum_)
+    for gradient, sum_ in zip(apart.optimiser.gradients(), gathered, strict=True):
+        gradient.copy_(sum_)
     close(gradients(single.network), gradients(together.network), 1e-5)
 
 

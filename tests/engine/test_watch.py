@@ -44,12 +44,14 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("kind", ["lora", "full", "full-bf16"])
+@pytest.mark.parametrize("kind", ["lora", "full", "full-bf16", "adamw8bit", "layerwise"])
 def test_a_run_stopped_anywhere_ends_byte_equal(watch, kind):
     make = {
         "lora": lambda folder: watch(folder),
         "full": lambda folder: watch(folder, method=full.Method()),
         "full-bf16": lambda folder: watch(folder, method=full.Method(), dtype="bfloat16"),
+        "adamw8bit": lambda folder: watch(folder, method=full.Method(), dtype="bfloat16", optimiser="adamw8bit", recompute=True),
+        "layerwise": lambda folder: watch(folder, method=full.Method(), dtype="bfloat16", optimiser="layerwise"),
     }[kind]
     whole = make("whole")
     list(whole.run())

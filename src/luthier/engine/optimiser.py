@@ -1,142 +1,165 @@
-"""AdamW on flat fp32 buffers: one buffer per parameter group, whatever the number of tensors."""
+"""AdamW over the groups of a method, in as much memory as there is. Bytes for each bf16 weight that trains, beside the weight itself:
+
+    adamw       4 master + 8 moments + 2 gradient             (4 more for the sum where a step has several forests)
+    adamw8bit   2 lower half of the master + 2 moments + 2    (the same)
+    layerwise   2 lower half of the master + 2 moments        each gradient is used and dropped as soon as backward has it
+
+The master is fp32 in every case: a bf16 weight is its upper half, rounded, and `lower` holds what is missing. fp32 weights need neither.
+Conversion, clipping and publishing happen chunk by chunk in the cache (``engine/flat.py``): none is a pass of its own.
+"""
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from luthier.core.spec import TrainSpec
-
-
-class Group(Protocol):
-    """What a method says about parameters that train alike (``methods/_groups.py``)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def parameters(self) -> list[tuple[str, nn.Parameter]]: ...
-    @property
-    def rate(self) -> float: ...
-    @property
-    def decay(self) -> bool: ...
-
-
-class _Flat:
-    """The fp32 master weights of one group and their gradient, each in one piece of memory.
-
-    fp32 parameters become views of it, so that backward accumulates and the step updates them in place. Others (bf16) keep their own
-    compute copy; `collect` adds their gradient to the master's, `publish` rounds the master back.
-    """
-
-    def __init__(self, parameters: list[tuple[str, nn.Parameter]]) -> None:
-        self.parameters = parameters
-        self.master = nn.Parameter(torch.cat([p.detach().reshape(-1).float() for _, p in parameters]))
-        self.master.grad = torch.zeros_like(self.master)
-        self.views: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-        offset = 0
-        for _, p in parameters:
-            piece = slice(offset, offset + p.numel())
-            weight, grad = self.master.data[piece].view(p.shape), self.master.grad[piece].view(p.shape)
-            offset += p.numel()
-            if p.dtype == torch.float32:
-                p.data, p.grad = weight, grad
-            else:
-                self.views.append((p, weight, grad))
-
-    def collect(self) -> None:
-        for p, _, grad in self.views:
-            if p.grad is not None:
-                grad += p.grad
-                p.grad = None
-
-    def publish(self) -> None:
-        for p, weight, _ in self.views:
-            p.data.copy_(weight)
+from luthier.engine.flat import Flat, Group, Scratch
 
 
 class Optimiser:
-    """AdamW (arXiv 1711.05101) over the groups of a method.
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101).
 
     Args:
-        groups: what trains. train: learning rate, decay and betas, derived.
+        groups: what trains. train: learning rate, decay, beta2 and optimiser, derived.
+
+    Attributes:
+        layerwise: parameters are updated during backward; a step is one forest, and each gradient is clipped by its own length.
     """
 
     def __init__(self, groups: Many[Group], train: TrainSpec) -> None:
         assert train.learning_rate != "auto", "derive the Spec first"
-        self.rate = train.learning_rate
-        self.groups = [g for g in groups if g.parameters]
-        self.flats = [_Flat(g.parameters) for g in self.groups]
-        self.adam = torch.optim.AdamW(
-            [
-                {"params": [flat.master], "weight_decay": train.weight_decay if g.decay else 0.0, "scale": g.rate, "lr": 0.0}
-                for g, flat in zip(self.groups, self.flats, strict=True)
-            ],
-            betas=(0.9, train.beta2),
-            eps=1e-8,
-            fused=True,
-        )
+        self.rate, self.beta2 = train.learning_rate, train.beta2
+        self.layerwise = train.optimiser == "layerwise"
+        lean, scratch = train.optimiser in ("adamw8bit", "layerwise"), Scratch()
+        self.flats = [Flat(g, train.weight_decay if g.decay else 0.0, lean=lean, scratch=scratch) for g in groups if g.parameters]
+        self._home = {p: flat for flat in self.flats for p in flat.spans}
+        self._several = False
+        self._sums: dict[nn.Parameter, Tensor] = {}
+        self._squares: list[Tensor] | None = None  # of the lengths of gradients, while a layerwise step is under way
+        self._share, self._clip = 0.0, 0.0
+        _listen(self, [p for flat in self.flats if not flat.whole for p in flat.spans])
 
-    def collect(self) -> None:
-        """After each backward: add the gradients of compute copies to the masters'."""
-        for flat in self.flats:
-            flat.collect()
+    def expect(self, forests: int) -> None:
+        """The coming gradient is the sum of so many backwards: more than one are added up in fp32."""
+        assert forests <= 1 or not self.layerwise, "a layerwise step is one forest"
+        self._several = forests > 1
+
+    def begin(self, share: float, *, clip: float) -> None:
+        """A step begins: layerwise, the coming backward updates, as `step` will be told."""
+        if self.layerwise:
+            self._squares, self._share, self._clip = [], share, clip
+
+    def arrived(self, p: nn.Parameter) -> None:
+        """Backward of one forest has the whole gradient of `p`."""
+        assert p.grad is not None
+        if self.layerwise:
+            if self._squares is not None:
+                self._update_now(p, p.grad, self._squares)
+            p.grad = None
+        elif self._several and p.dtype != torch.float32:
+            if p in self._sums:
+                self._sums[p] += p.grad
+            else:
+                self._sums[p] = p.grad.float()
+            p.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """The gradient gathered so far, one flat fp32 buffer per group, to be changed in place."""
-        return [_gradient(flat) for flat in self.flats]
+        """The gradient gathered so far in fp32, to be changed in place, in one order always; zeros where no forest reached a weight.
+
+        For several processes that add theirs up; one alone has no need to make it: `norm` and `step` read bf16 gradients as they are.
+        """
+        assert not self.layerwise, "a layerwise gradient is never whole"
+        for p, flat in self._home.items():
+            if not flat.whole and p not in self._sums:
+                self._sums[p] = torch.zeros(p.shape, device=p.device) if p.grad is None else p.grad.float()
+                p.grad = None
+        return [*(flat.sums for flat in self.flats if flat.sums is not None), *(g for _, g in self._gathered())]
 
     def norm(self) -> Tensor:
         """Length of the whole gradient."""
-        norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(_gradient(flat)) for flat in self.flats]))
+        if self._squares is not None:
+            return torch.stack(self._squares).sum().sqrt() if self._squares else torch.zeros(())
+        whole = [flat.sums for flat in self.flats if flat.sums is not None]
+        lengths = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in (*whole, *(g for _, g in self._gathered()))]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(lengths)) if lengths else torch.zeros(())
         return norm
 
     def pending_bytes(self) -> int:
         """Bytes of the moments that the first step will add; 0 after it."""
-        return sum(2 * 4 * flat.master.numel() for flat in self.flats if not self.adam.state[flat.master])
+        return sum(flat.moment_bytes for flat in self.flats if flat.moments is None)
 
+    @torch.no_grad()
     def step(self, share: float, *, norm: Tensor, clip: float) -> None:
         """Update with ``learning_rate * share``, the gradient scaled down to length `clip`, then forget the gradient."""
-        scale = torch.clamp(clip / (norm + 1e-6), max=1.0)
-        for flat, group in zip(self.flats, self.adam.param_groups, strict=True):
-            _gradient(flat).mul_(scale)
-            group["lr"] = self.rate * share * group["scale"]
-        self.adam.step()
+        divisor = torch.clamp((norm + 1e-6) / clip, min=1.0)
         for flat in self.flats:
-            flat.publish()
+            flat.ready()
+            flat.count += 1
+            if flat.sums is not None:
+                flat.update(flat.sums, None, rate=self._rate(flat, share), beta2=self.beta2, divisor=divisor)
+        for p, gradient in self._gathered():
+            flat = self._home[p]
+            flat.update(gradient, p, rate=self._rate(flat, share), beta2=self.beta2, divisor=divisor)
         self.forget()
 
     def forget(self) -> None:
         """Drop the gradient gathered so far."""
+        self._sums.clear()
+        self._squares = None
         for flat in self.flats:
-            flat.collect()
-            _gradient(flat).zero_()
+            if flat.sums is not None:
+                flat.sums.zero_()
+            else:
+                for p in flat.spans:
+                    p.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """Masters and moments by name, as they are (not copies)."""
-        state: dict[str, Tensor] = {}
-        for group, flat in zip(self.groups, self.flats, strict=True):
-            state[f"{group.name}.master"] = flat.master.detach()
-            for key, value in self.adam.state[flat.master].items():
-                state[f"{group.name}.{key}"] = value
-        return state
+        return {f"{flat.group.name}.{key}": value for flat in self.flats for key, value in flat.state().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave, and publish the masters."""
-        for group, flat in zip(self.groups, self.flats, strict=True):
-            flat.master.data.copy_(state[f"{group.name}.master"])
-            moments = {
-                key: state[f"{group.name}.{key}"].to(flat.master.device, copy=True)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{group.name}.{key}" in state
-            }
-            if moments:
-                self.adam.state[flat.master] = moments
-            flat.publish()
+        """Take over what `state` gave, and publish the masters. A lower half belongs to its weight: load the weights first."""
+        for flat in self.flats:
+            prefix = f"{flat.group.name}."
+            flat.load_state({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+
+    def _rate(self, flat: Flat, share: float) -> float:
+        return self.rate * share * flat.group.rate
+
+    def _gathered(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Gradients that lie in no flat sum."""
+        for p, flat in self._home.items():
+            gradient = self._sums.get(p, p.grad)
+            if not flat.whole and gradient is not None:
+                yield p, gradient
+
+    @torch.no_grad()
+    def _update_now(self, p: nn.Parameter, gradient: Tensor, squares: list[Tensor]) -> None:
+        """One parameter's part of a layerwise step. A gradient that is not finite changes nothing; the session sees it in `norm`."""
+        flat, length = self._home[p], torch.linalg.vector_norm(gradient, dtype=torch.float32)
+        squares.append(length.square())
+        if not torch.isfinite(length):
+            return
+        flat.ready()
+        flat.count += 1
+        divisor = torch.clamp((length + 1e-6) / self._clip, min=1.0)
+        flat.update(gradient, p, rate=self._rate(flat, self._share), beta2=self.beta2, divisor=divisor)
+        flat.count -= 1  # `step` counts for all
 
 
-def _gradient(flat: _Flat) -> Tensor:
-    assert flat.master.grad is not None
-    return flat.master.grad
+def _listen(optimiser: Optimiser, parameters: list[nn.Parameter]) -> None:
+    """Let backward call `arrived`. The hooks know the optimiser weakly and go with it: another session may train the same weights."""
+    known = weakref.ref(optimiser)
+
+    def hook(p: nn.Parameter) -> None:
+        alive = known()
+        if alive is not None:
+            alive.arrived(p)
+
+    handles = [p.register_post_accumulate_grad_hook(hook) for p in parameters]
+    weakref.finalize(optimiser, lambda: [handle.remove() for handle in handles])

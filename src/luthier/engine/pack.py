@@ -21,7 +21,7 @@ def packs(rows: Iterable[Row], budget: int, *, share_at_least: int = SHARE_AT_LE
     sequences, groups = _numbered(rows)
     groups.sort(key=lambda group: sort_key(sequences[group[0]].tokens))
     total = sum(_growth(sequences, groups, i, share_at_least) for i in range(len(groups)))
-    fair = -(-total // max(1, parts * -(-total // (parts * budget))))  # equal shares, rounded up
+    fair = budget if total <= budget and parts == 1 else -(-total // max(1, parts * -(-total // (parts * budget))))  # equal shares
     bins: list[list[int]] = []
     filled = budget + 1
     for i, group in enumerate(groups):

@@ -25,9 +25,13 @@ from luthier.engine.team import Alone, Command, Team
 from luthier.engine.tree import Pack
 from luthier.models.device import send
 from luthier.models.model import Model
+from luthier.models.recompute import recompute
 
 TOKENS_PER_PACK = 1024
 """When nobody chose: enough rows for matmuls at full rate on a CPU; more only costs memory (measured, docs/log.md)."""
+
+WHOLE_STEP = 1 << 40
+"""Budget of a layerwise step: its gradients cannot wait for a second forest."""
 
 
 class Objective(Protocol):
@@ -70,6 +74,7 @@ class Session:
         self.budget = TOKENS_PER_PACK if train.tokens_per_pack == "auto" else train.tokens_per_pack
         self.optimiser = Optimiser(method.groups(model), train)
         self.ahead = Ahead(self._plan, self.steps)
+        recompute(model, train.recompute is True)
         self.team: Alone | Team = Alone()
 
     def advance(self) -> Stepped:
@@ -80,14 +85,15 @@ class Session:
         """
         start = time.perf_counter()
         self.team.say(Command.ADVANCE)
-        plan = self.ahead.take(self.step, self.budget)
+        plan = self.ahead.take(self.step, self.step_budget)
         self.model.network.train()
+        rate = share(self.step, steps=self.steps, train=self.train)
+        self.optimiser.begin(rate, clip=self.train.clip)
         loss, _ = self.gradient(plan)
         norm = self.optimiser.norm()
         if not math.isfinite(loss) or not math.isfinite(norm.item()):
             self.optimiser.forget()
             raise self._not_finite(plan.rows, loss, norm.item())
-        rate = share(self.step, steps=self.steps, train=self.train)
         self.optimiser.step(rate, norm=norm, clip=self.train.clip)
         self.step += 1
         return Stepped(
@@ -112,21 +118,28 @@ class Session:
             raise ResultError(
                 "The rows of this step teach nothing.", where=str(plan.rows[0].source), remedy="Check weights and data.learn."
             )
+        mine = self._mine(plan.packs)
+        self.optimiser.expect(len(mine))
         total = torch.zeros((), dtype=torch.float64, device=self.model.device)
-        for number, pack in self._mine(plan.packs):
+        for number, pack in mine:
             torch.manual_seed(hash((self.train.seed, self.step, number)) & (2**63 - 1))  # dropout: no random state, whoever computes it
             loss = self.loss(pack)
             total += loss.detach()
             (loss / weight).backward()
-            self.optimiser.collect()
-        for sum_ in (total, *self.optimiser.gradients()):
-            self.team.add(sum_)
+        if self.team.size > 1:
+            for sum_ in (total, *self.optimiser.gradients()):
+                self.team.add(sum_)
         return total.item() / weight, weight
 
     def _mine(self, packs: list[Pack]) -> list[tuple[int, Pack]]:
         """This process's share of the forests of a step, those that teach something, with their numbers."""
         mine = list(enumerate(packs))[self.team.rank :: self.team.size]
         return [(number, pack) for number, pack in mine if len(pack.rows_N)]
+
+    @property
+    def step_budget(self) -> int:
+        """Most tokens in one forest of a training step."""
+        return WHOLE_STEP if self.optimiser.layerwise else self.budget
 
     def loss(self, pack: Pack, *, keep_gradient: bool = True) -> Tensor:
         """Summed loss of one forest."""
@@ -158,8 +171,9 @@ class Session:
     def _not_finite(self, chosen: list[Row], loss: float, norm: float) -> ResultError:
         guilty = [row.source for row in chosen if not math.isfinite(self._alone(row))]
         named = ", ".join(map(str, guilty[:5])) or "no single row"
+        done = "part of the weights was updated" if self.optimiser.layerwise and math.isfinite(loss) else "nothing was updated"
         return ResultError(
-            f"Step {self.step + 1}: the loss is {loss}, the gradient's length {norm}; nothing was updated. Not finite by itself: {named}.",
+            f"Step {self.step + 1}: the loss is {loss}, the gradient's length {norm}; {done}. Not finite by itself: {named}.",
             remedy="Look at that row, or lower train.learning_rate; the last checkpoint is intact.",
             code="not_finite",
         )

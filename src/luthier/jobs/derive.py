@@ -70,7 +70,7 @@ def derive(spec: Spec, facts: Facts) -> tuple[Spec, list[Note]]:
 
     Returns:
         the Spec without "auto" in model, train and evaluate (but ``evaluate.metric``, which the answers decide, and
-        ``train.tokens_per_pack``, which memory decides in the rehearsal); one note per number derived.
+        ``train.tokens_per_pack``, ``optimiser`` and ``recompute``, which memory decides); one note per number derived.
     """
     derivation = _Derivation(spec, facts)
     train = derivation.train()
