@@ -21,6 +21,7 @@ from luthier.core.errors import ResultError, StorageError
 from luthier.core.sequence import Row
 from luthier.engine import checkpoint
 from luthier.engine.pack import packs
+from luthier.engine.probe import heaviest
 from luthier.engine.session import Session
 from luthier.engine.tree import Pack
 
@@ -86,9 +87,10 @@ def rehearse(
         StorageError: the folder cannot be written or has too little room.
     """
     room = available() + _resident()
+    _, forests = heaviest(session.rows, session.train, session.step_budget, parts=session.team.size)
+    session.optimiser.expect(forests)
     changes = _fit_memory(session, room)
-    heaviest = _heaviest(session)
-    seconds_per_token, peak = _try(session, heaviest)
+    seconds_per_token, peak = _try(session, _heaviest(session))
     pending = session.optimiser.pending_bytes()
     size = _try_checkpoint(session, folder) + pending
     laid, true = _sizes(session)

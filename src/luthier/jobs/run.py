@@ -21,7 +21,7 @@ from luthier.core.files import sweep, write_json
 from luthier.core.spec import Spec
 from luthier.data import ledger
 from luthier.data.report import Report
-from luthier.jobs import capsule, judging, specs, training
+from luthier.jobs import capsule, judging, planning, specs, training
 from luthier.jobs.prepare import Prepared, inspect, prepare
 from luthier.jobs.result import Run
 from luthier.jobs.training import Training
@@ -154,7 +154,8 @@ def _trained(folder: RunFolder, spec: Spec, model: Model, data: Prepared, listen
     spec = training.derived(spec, model, data, listen=listen)
     work = Training(folder, spec, model, training.attach(spec, model), data)
     if folder.last_checkpoint() is None:
-        work = training.dress_rehearsal(work, listen=listen)
+        work, foreseen = planning.fitted(work, listen=listen)
+        work = training.dress_rehearsal(work, foreseen=foreseen, listen=listen)
         capsule.derived(folder, work.spec)
         specs.save(work.spec, folder.spec)
     training.fit(work, listen=listen)

@@ -77,7 +77,7 @@ def attach(spec: Spec, model: Model) -> Any:
     return method
 
 
-def dress_rehearsal(training: Training, *, listen: Listener) -> Training:
+def dress_rehearsal(training: Training, *, foreseen: int = 0, listen: Listener) -> Training:
     """The longest pack, saving, loading, before step 1; the forecast is told, and what had to change is kept in the Spec."""
     listen(Stage("rehearse"))
     session, train = _session(training), training.spec.train
@@ -85,6 +85,13 @@ def dress_rehearsal(training: Training, *, listen: Listener) -> Training:
     for change in forecast.changes:
         listen(Note(change, level="warning"))
     listen(Note(str(forecast), data=forecast.to_json()))
+    if foreseen:
+        off = forecast.peak_bytes / foreseen - 1
+        listen(
+            Note(
+                f"The plan foresaw {foreseen / 2**20:,.0f} MiB at the highest, the rehearsal found {off:+.0%}.", data={"foreseen": foreseen}
+            )
+        )
     update = {"tokens_per_pack": forecast.tokens_per_pack}
     training.spec = training.spec.model_copy(update={"train": train.model_copy(update=update)})
     return training

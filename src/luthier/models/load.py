@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +29,7 @@ from luthier.models.machine import compute_dtype
 from luthier.models.model import Model
 from luthier.models.slot import slots
 
-__all__ = ["find", "fresh", "load", "save"]
+__all__ = ["find", "fresh", "load", "outline", "save", "shallow"]
 
 DType = Literal["auto", "bfloat16", "float32"]
 
@@ -75,6 +76,31 @@ def fresh(
     for parameter in network.parameters():
         parameter.data = parameter.data.to(number_format(dtype))  # not network.to(): rotary frequencies stay fp32
     return _model(network, checked, name=name, folder=Path(), renderer=renderer, dtype=number_format(dtype), context=context)
+
+
+def outline(config: PretrainedConfig, *, renderer: Renderer, dtype: DType | torch.dtype = "auto") -> Model:
+    """A network with shapes and no numbers: whatever its size, it takes no memory. For counting."""
+    return _without_folder(config, "outline", renderer, number_format(dtype), torch.device("meta"))
+
+
+def shallow(config: PretrainedConfig, *, renderer: Renderer, blocks: int, vocabulary: int, dtype: DType | torch.dtype = "auto") -> Model:
+    """A network of real widths with few blocks and token ids, its weights random: what a block asks of memory can be seen on it."""
+    small = copy.deepcopy(config)
+    small.num_hidden_layers, small.vocab_size = blocks, vocabulary
+    if getattr(small, "layer_types", None):
+        small.layer_types = small.layer_types[:blocks]
+    small.pad_token_id = small.bos_token_id = small.eos_token_id = None
+    return _without_folder(small, "shallow", renderer, number_format(dtype), torch.device("cpu"))
+
+
+def _without_folder(config: PretrainedConfig, name: str, renderer: Renderer, dtype: torch.dtype, device: torch.device) -> Model:
+    with torch.random.fork_rng(devices=[]), _quiet(), device:
+        network = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=sight.NAME)  # type: ignore[no-untyped-call]
+    family = family_of(config.model_type)
+    make_lean(network)
+    fuse(network)
+    network.eval().requires_grad_(False)
+    return Model(name, Path(), network, family, renderer, dtype, family.context(config))
 
 
 def save(model: Model, folder: Path) -> None:

@@ -49,14 +49,14 @@ class Machine:
 def machine() -> Machine:
     """Look at the machine now."""
     accelerated = torch.cuda.is_available()
-    memory, free = _memory()
+    total, free = memory()
     return Machine(
         system=f"{platform.system()} {platform.machine()}",
         processor=_processor(),
         cores=_cores(),
         threads=torch.get_num_threads(),
         bfloat16=has_bfloat16(),
-        memory_bytes=memory,
+        memory_bytes=total,
         free_bytes=free,
         accelerator=torch.cuda.get_device_name() if accelerated else "",
         accelerator_bytes=torch.cuda.get_device_properties(0).total_memory if accelerated else 0,
@@ -101,7 +101,7 @@ def _processor() -> str:
     return str(name)
 
 
-def _memory() -> tuple[int, int]:
+def memory() -> tuple[int, int]:
     """Total and free main memory; inside a container its limit (cgroup v2), which psutil does not know."""
     seen = psutil.virtual_memory()
     try:
