@@ -35,12 +35,12 @@ class Trick:
 
     Attributes:
         off: None where it is decided when the model or the process is made: see ``ablation.py``.
-        needs: a trick without which this one does nothing; it is then not tried alone.
+        rests_on: tricks without which this one is not there: it goes with them, and is switched on together with them.
     """
 
     what: str
     off: Switch | None = None
-    needs: str = ""
+    rests_on: tuple[str, ...] = ()
 
 
 def whole_head(self: Session, pack: Pack, *, keep_gradient: bool = True) -> Tensor:
@@ -108,13 +108,14 @@ TRICKS: dict[str, Trick] = {
     "shared beginnings": Trick(
         "rows that begin alike share the beginning",
         _instead(ahead, "packs", partial(pack.packs, share_at_least=1 << 40)),
+        rests_on=("packs",),
     ),
     "packs": Trick("rows of a step are laid out together up to 1,024 tokens, not one at a time"),
     "tree attention": Trick("attention costs what is seen, not T x T under a mask", dense),
-    "learned only": Trick("the head sees learned states only", _instead(Session, "loss", whole_head)),
-    "head chunks": Trick("256 learned states at a time", _instead(loss, "CHUNK", 1 << 40), needs="learned only"),
+    "learned rows": Trick("the head sees learned states only", _instead(Session, "loss", whole_head)),
+    "head chunks": Trick("256 learned states at a time", _instead(loss, "CHUNK", 1 << 40), rests_on=("learned rows",)),
     "early gradient": Trick(
-        "the head's gradient is taken in the forward pass", _instead(sft.Objective, "linear", False), needs="learned only"
+        "the head's gradient is taken in the forward pass", _instead(sft.Objective, "linear", False), rests_on=("learned rows",)
     ),
     "fused lora": Trick("a linear and its adapter as one function, sums in place", _instead(LowRank, "_fuses", lambda *_: False)),
     "lean blocks": Trick("norms and MLPs keep less for backward", _instead(load, "make_lean", lambda _: 0)),
@@ -124,6 +125,16 @@ TRICKS: dict[str, Trick] = {
     "kept memory": Trick("the allocator keeps freed memory"),
 }
 """By name, in the order of the table."""
+
+
+def fallen(name: str) -> frozenset[str]:
+    """What is off when `name` is: the trick and all that rests on it."""
+    return frozenset({name}).union(*(fallen(other) for other, trick in TRICKS.items() if name in trick.rests_on))
+
+
+def standing(name: str) -> frozenset[str]:
+    """What must be on for `name` to be on."""
+    return frozenset({name}).union(*(standing(other) for other in TRICKS[name].rests_on))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import _bed
-from _tricks import TRICKS, without
+from _tricks import TRICKS, fallen, standing, without
 
 from luthier.engine.arena import keep_memory
 from luthier.engine.session import Session
@@ -55,11 +55,15 @@ def variants() -> dict[str, list[Variant]]:
     return {
         "off": [
             Variant("everything"),
-            *(Variant(f"without {name}", frozenset({name})) for name in TRICKS),
+            *(Variant(_named("without", fallen(name), name), fallen(name)) for name in TRICKS),
             *(Variant(f"packs of {size}", tokens_per_pack=size) for size in (256, 512, 2048)),
         ],
-        "on": [Variant("plain", every), *(Variant(f"only {name}", every - {name}) for name, trick in TRICKS.items() if not trick.needs)],
+        "on": [Variant("plain", every), *(Variant(_named("only", standing(name), name), every - standing(name)) for name in TRICKS)],
     }
+
+
+def _named(word: str, names: frozenset[str], first: str) -> str:
+    return ", ".join([f"{word} {first}", *sorted(names - {first})])
 
 
 def main() -> int:
@@ -87,9 +91,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--works", default="instruct,support")
     parser.add_argument("--tables", default="off,on")
+    parser.add_argument("--parts", default="time,memory")
     parser.add_argument("--turns", type=int, default=4, help="the first is not counted")
     parser.add_argument("--prefix", default="", help="command in front of every timed process")
-    parser.add_argument("--save", type=Path, help="JSON of every variant; tables measured before are kept")
+    parser.add_argument("--save", type=Path, help="JSON of every variant; what was measured before is kept")
     parser.add_argument("--show", type=Path, help="print the tables of this file; run nothing")
     parser.add_argument("--smoke", action="store_true", help="smallest sizes, all in one process; equality is checked, nothing is timed")
     parser.add_argument("--measure", metavar="JSON", help="names of variants to run in this process (used by the bench itself)")
@@ -98,19 +103,22 @@ def _arguments() -> argparse.Namespace:
 
 def _table(asked: argparse.Namespace, work: str, name: str) -> list[dict[str, Any]]:
     """Every variant of one table on one work: times from shared processes, peaks from one for each."""
-    table = variants()[name]
-    found: dict[str, dict[str, Any]] = {}
-    for kept in (True, False):
-        together = [v.name for v in table if ("kept memory" not in v.off) == kept]
-        if together:
-            found |= {r["variant"]: r for r in _process(asked, work, together, asked.turns, asked.prefix)}
-    for variant in found:
-        found[variant]["peak_mb"] = _process(asked, work, [variant], 2, "")[0]["peak_mb"]
-    runs = [{"work": work, "table": name, **found[v.name]} for v in table if v.name in found]
+    table = [v.name for v in variants()[name]]
+    old = json.loads(asked.save.read_text())["runs"] if asked.save and asked.save.is_file() else []
+    found = {r["variant"]: r for r in old if (r["work"], r["table"]) == (work, name)}
+    if "time" in asked.parts:
+        kept = [v.name for v in variants()[name] if "kept memory" not in v.off]
+        for together in (kept, [v for v in table if v not in kept]):
+            for run in _process(asked, work, together, asked.turns, asked.prefix):
+                found[run["variant"]] = run | {"peak_mb": found.get(run["variant"], {}).get("peak_mb", 0)}
+    if "memory" in asked.parts:
+        for variant in table:
+            alone = _process(asked, work, [variant], 2, "")[0]
+            found[variant] = alone | found.get(variant, {}) | {"peak_mb": alone["peak_mb"]}
+    runs = [{"work": work, "table": name, **found[v]} for v in table]
     if asked.save:
-        old = json.loads(asked.save.read_text())["runs"] if asked.save.is_file() else []
-        kept_runs = [r for r in old if (r["work"], r["table"]) != (work, name)]
-        _bed.write(asked.save, {"model": "135 M Llama, random weights", "method": "lora rank 16", "rows_per_step": 8}, kept_runs + runs)
+        others = [r for r in old if (r["work"], r["table"]) != (work, name)]
+        _bed.write(asked.save, {"model": "135 M Llama, random weights", "method": "lora rank 16", "rows_per_step": 8}, others + runs)
     return runs
 
 
@@ -165,7 +173,7 @@ def show(runs: list[dict[str, Any]]) -> int:
     for run in runs:
         same = equal(run, first)
         wrong += not same
-        speed, peak = run["tokens_per_s"] / first["tokens_per_s"], run["peak_mb"] / first["peak_mb"]
+        speed, peak = run["tokens_per_s"] / first["tokens_per_s"], run["peak_mb"] / (first["peak_mb"] or 1)
         print(
             f"| {run['variant']} | {run['tokens_per_s']:,.0f} | {speed:.2f} | {run['peak_mb']:,} | {peak:.2f} "
             f"| {run['losses'][0]:.4f}{'' if same else ' DIFFERS'} |"

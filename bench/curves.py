@@ -78,16 +78,45 @@ def _session(curve: str, at: int, turns: int, smoke: bool) -> Session:
 
 def draw(folder: Path) -> int:
     """The charts of every result that is there."""
-    file = RESULTS / "curves.json"
-    if not file.is_file():
-        sys.exit(f"skipped: no results at {file.name}")
-    runs = json.loads(file.read_text())["runs"]
+    pictures = {**_own(RESULTS / "curves.json"), **_sharing(RESULTS / "sharing.json")}
+    if not pictures:
+        sys.exit("skipped: no results")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        (folder / f"{name}.svg").write_text(picture, encoding="utf-8")
+        print(folder / f"{name}.svg")
+    return 0
+
+
+def _own(file: Path) -> dict[str, str]:
+    """Cost by context and by rank, each beside a straight line."""
+    runs = json.loads(file.read_text())["runs"] if file.is_file() else []
+    pictures = {}
     for curve, x in (("context", "tokens a row"), ("rank", "rank")):
         points = sorted((p["at"], p["ms_per_token"]) for p in runs if p["curve"] == curve)
         if points:
-            ours = {"measured": points, "straight line": straight(points)}
-            _save(folder, curve, _chart.chart(f"Cost of a token by {curve}", ours, x=x, y="ms a token", dashed=("straight line",)))
-    return 0
+            lines = {"measured": points, "straight line": straight(points)}
+            title = f"Cost of a token by {curve}"
+            pictures[f"cost-{curve}"] = _chart.chart(title, lines, x=x, y="ms a token", dashed=("straight line",))
+    return pictures
+
+
+def _sharing(file: Path) -> dict[str, str]:
+    """What ``sharing.py`` found: cost by rows a step, and tokens laid out by the share of a row that is a common prompt."""
+    rows = json.loads(file.read_text()).get("rows", []) if file.is_file() else []
+    cost: dict[str, _chart.Points] = {}
+    laid: dict[str, _chart.Points] = {}
+    for row in rows:
+        if "ms_per_true_token" in row:
+            cost.setdefault(f"{row['share']:.0%} shared", []).append((row["rows_per_step"], row["ms_per_true_token"]))
+        if row["rows_per_step"] in (2, 8, 64):
+            laid.setdefault(f"{row['rows_per_step']} rows a step", []).append((100 * row["share"], 100 * row["laid_of_true"]))
+    if not rows:
+        return {}
+    return {
+        "cost-rows": _chart.chart("Cost of a token by rows a step, rows of 128 tokens", cost, x="rows a step", y="ms a true token"),
+        "laid-out": _chart.chart("Tokens laid out of 100 true ones", laid, x="% of a row that is a common prompt", y="tokens", log=False),
+    }
 
 
 def straight(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -97,12 +126,6 @@ def straight(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     x, y = (np.array(v, float) for v in zip(*points, strict=True))
     slope, start = np.polyfit(x, y, 1, w=1 / y)
     return [(float(v), float(start + slope * v)) for v in np.geomspace(x[0], x[-1], 60)]
-
-
-def _save(folder: Path, name: str, picture: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"cost-{name}.svg").write_text(picture, encoding="utf-8")
-    print(folder / f"cost-{name}.svg")
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def _call(asked: argparse.Namespace, bench: Path, record: dict[str, Any], entrie
     look = [sys.executable, bench / "peak.py", "--tokens", 1024, "--out", peak]
     run = [sys.executable, bench / "run.py", "--work", record["work"], "--model", asked.model.absolute(), "--rows", record["rows"]]
     run += ["--rows-per-step", record["rows_per_step"], "--contenders", ", ".join(entries), "--venvs", asked.venvs]
-    run += ["--repeat", 1, "--save", found]
+    run += ["--repeat", 1, "--patience", 30, "--save", found]
     both = " && ".join(shlex.join(map(str, command)) for command in (look, run))
     done = subprocess.run([*shlex.split(asked.prefix), "sh", "-c", both], stdout=subprocess.DEVNULL)
     if peak.exists():
