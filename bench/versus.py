@@ -11,7 +11,8 @@ once, in fresh processes; turns follow each other until every contender has --re
 slow phase of the machine hits all of them. Leave the machine alone meanwhile. --prefix names a command that runs each turn of a job, such
 as one that holds a lock on the machine; --split gives each contender a call of its own. --add goes on where an earlier call ended.
 
-The limit is what ``peak.py`` of the harness measures in front of every call: the rate of a block's bf16 matmuls at 1,024 tokens.
+The limit is what ``peak.py`` of the harness measures in front of every call, the best of all turns: the rate of a block's bf16 matmuls at
+1,024 tokens.
 """
 
 from __future__ import annotations
@@ -225,7 +226,7 @@ def table(record: dict[str, Any], shared: Path) -> str:
     rivals = [entry for entry in by_entry if not entry.startswith("luthier")] or list(by_entry)
     best = max(rivals, key=lambda entry: speeds[entry], default="")
     shape = json.loads((shared / "bench" / "works" / "model.json").read_text())
-    limit = statistics.median(record["limits"]) * 1e9 if record["limits"] else float("nan")
+    limit = max(record["limits"]) * 1e9 if record["limits"] else float("nan")
     for entry, runs in by_entry.items():
         spread = (max(r["tokens_per_s"] for r in runs) - min(r["tokens_per_s"] for r in runs)) / speeds[entry]
         needed = job.flop_per_token(shape, runs[0]["learned_tokens"] / runs[0]["tokens"])
