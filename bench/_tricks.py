@@ -23,7 +23,7 @@ from luthier.engine import session as session_module
 from luthier.engine.session import Session, states
 from luthier.engine.tree import Pack
 from luthier.methods._lowrank import LowRank
-from luthier.models import load, sight
+from luthier.models import kernels, load, sight
 from luthier.objectives import sft
 
 Switch = Callable[[], Any]  # gives a context manager inside which the trick is off
@@ -119,6 +119,16 @@ TRICKS: dict[str, Trick] = {
     ),
     "fused lora": Trick("a linear and its adapter as one function, sums in place", _instead(LowRank, "_fuses", lambda *_: False)),
     "lean blocks": Trick("norms and MLPs keep less for backward", _instead(load, "make_lean", lambda _: 0)),
+    "fused blocks": Trick(
+        "a block is one step of autograd; q, k, v and gate, up are one matmul each, their adapters one more",
+        _instead(load, "fuse", lambda _: 0),
+        rests_on=("lean blocks", "fused lora", "tree attention"),
+    ),
+    "compiled kernels": Trick(
+        "the work between the matmuls in one pass of C++ each",
+        _instead(kernels, "_here", kernels._plain),
+        rests_on=("tree attention",),
+    ),
     "flat adam": Trick("AdamW on one flat buffer", _instead(session_module, "Optimiser", PlainAdam)),
     "planning ahead": Trick("a thread lays out the next step while one computes", _instead(ahead.Ahead, "take", in_turn)),
     "bfloat16": Trick("frozen weights and arithmetic in bfloat16"),
