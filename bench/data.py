@@ -38,16 +38,21 @@ def main() -> None:
     parser.add_argument("--rival-python", default="")
     parser.add_argument("--settings", default=";".join(SETTINGS), help="of the rival")
     parser.add_argument("--keep", type=Path, help="where files are written, and found again")
-    parser.add_argument("--shared", type=Path, default=Path(__file__).parents[2] / "shared")
+    parser.add_argument("--shared", type=Path, default=Path(os.environ.get("LUTHIER_SHARED") or Path(__file__).parents[2] / "shared"))
+    parser.add_argument("--smoke", action="store_true", help="one file of 1 MB, without the rival; nothing is written")
     parser.add_argument("--measure", nargs=3, metavar=("WHAT", "FILE", "MODEL"), help="one measurement, as JSON (used by the bench itself)")
     asked = parser.parse_args()
     if asked.measure:
         print(json.dumps(measure(asked.measure[0], Path(asked.measure[1]), Path(asked.measure[2]))))
         return
+    if not (asked.shared / "data").is_dir():
+        sys.exit(f"skipped: no data at {asked.shared}; set LUTHIER_SHARED")
     with tempfile.TemporaryDirectory() as scratch:
         folder = asked.keep or Path(scratch)
         model = model_folder(folder / "model", asked.shared)
-        if asked.rows:
+        if asked.smoke:
+            show("check + tokenise", write(folder / "chat.jsonl", asked.shared, mb=1), model)
+        elif asked.rows:
             curve([int(rows) for rows in asked.rows.split(",")], folder, model, asked.shared)
         elif asked.mb:
             sizes(asked.mb, folder, model, asked.shared, asked.rival_python, asked.settings.split(";"))

@@ -29,12 +29,13 @@ def main() -> None:
     parser.add_argument("--file", type=Path, default=SAMPLES / "desk.jsonl")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--smoke", action="store_true", help="two commands")
     asked, rest = parser.parse_known_args()
     if asked.child:
         timed(asked.child, rest)
         return
     with tempfile.TemporaryDirectory() as home:
-        runs = [one(asked.file, asked.model, Path(home), number) for number in range(asked.repeat + 1)]
+        runs = [one(asked.file, asked.model, Path(home), number) for number in range(2 if asked.smoke else asked.repeat + 1)]
     names = list(dict.fromkeys(name for run in runs for name in run))
     print(f"{'until the end of':<16}{'first':>8}" + "".join(f"{number:>8}" for number in range(1, len(runs))) + f"{'median':>9}")
     for name in names:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).parents[2] / "bench"
-NOT_ALONE = {"contender.py": "versus.py runs it"}
+NOT_ALONE = {"contender.py": "versus.py runs it", "data_rival.py": "data.py runs it, with the rival's own interpreter"}
 """Files that another one runs."""
 
 FILES = sorted(file.name for file in BENCH.glob("[!_]*.py") if file.name not in NOT_ALONE)
