@@ -1,6 +1,6 @@
 """Every problem of a file, all at once, before anything is spent.
 
-One pass over the file (a large one is shared out, see `data.team`). Memory does not grow with it beyond 24 bytes per row (hash and number,
+One pass over the file (a large one is shared out, see `data.pool`). Memory does not grow with it beyond 24 bytes per row (hash and number,
 for duplicates) and 128 bytes for each of the first 200,000 rows (near duplicates); `bench/data.py` measures speed and memory.
 """
 
@@ -18,11 +18,11 @@ from luthier.data.bytes import OnBytes
 from luthier.data.content import content, digest
 from luthier.data.duplicates import NEAR_SHARE, Digests, Signatures
 from luthier.data.fit import Fitting, Renders
+from luthier.data.pool import Pool, workers
 from luthier.data.read import Tally, as_problem, read
 from luthier.data.recognise import recognise
 from luthier.data.report import Report
 from luthier.data.scan import Scan
-from luthier.data.team import Team, workers
 
 FEWEST_ROWS = 10
 """Fewer rows cannot be split into something learned and something held out."""
@@ -93,8 +93,8 @@ def _shared_out(scan: Scan, path: Path, count: int, renderer: Renders | None, co
     }
     parts, tally = list(blocks(path)), Tally()
     requests = ({"block": list(part), "near": _wanted(signatures)} for part in parts)
-    with Team(count, task) as team:
-        for part, (fields, arrays) in zip(parts, team.answers(requests), strict=True):
+    with Pool(count, task) as pool:
+        for part, (fields, arrays) in zip(parts, pool.answers(requests), strict=True):
             tally.add(Tally(**fields["tally"]))
             scan.absorb(fields, arrays)
             if on_progress:

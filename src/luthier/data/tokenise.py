@@ -28,10 +28,10 @@ from luthier.core.spec import DataSpec
 from luthier.data import ledger as ledgers
 from luthier.data.blocks import blocks
 from luthier.data.ledger import Ledger
+from luthier.data.pool import Answer, Pool, workers
 from luthier.data.refusals import Refusals, teaches_nothing
 from luthier.data.render import Renderer
 from luthier.data.select import Selected
-from luthier.data.team import Answer, Team, workers
 from luthier.data.tokens import SCHEMA, Records, TokenTable, checksum_of
 from luthier.data.too_long import Fitted, fit
 from luthier.data.turns import Strand
@@ -142,8 +142,8 @@ def _shared_out(
         {"block": list(part), "to": str(folder / f"tokens-{number:05d}.arrow"), "wanted": _packed(wanted, part.row, end)}
         for number, (part, end) in enumerate(zip(parts, ends, strict=True))
     )
-    with Team(count, task) as team:
-        for fields, arrays in team.answers(requests):
+    with Pool(count, task) as pool:
+        for fields, arrays in pool.answers(requests):
             ledger.absorb(arrays[0])
             errors.absorb(fields["refused"], fields["first"])
             tokens += fields["tokens"]

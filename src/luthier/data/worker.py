@@ -1,4 +1,4 @@
-"""A process that works on blocks of a file for `luthier.data.team`: reads a task, then requests, until its input ends."""
+"""A process that works on blocks of a file for `luthier.data.pool`: reads a task, then requests, until its input ends."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from luthier.data.blocks import Block
 from luthier.data.duplicates import Signatures
 from luthier.data.fit import Fitting
 from luthier.data.folder import Parts
+from luthier.data.pool import Answer, receive, send
 from luthier.data.read import Tally
 from luthier.data.recognise import Recognition
 from luthier.data.render import Renderer
 from luthier.data.report import Report
 from luthier.data.scan import Scan
 from luthier.data.select import Selected
-from luthier.data.team import Answer, receive, send
 from luthier.data.tokenise import write_block
 
 Work = Callable[[dict[str, Any]], Answer]

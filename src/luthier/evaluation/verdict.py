@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import bootstrap
 
 FEWEST_DIFFERING = 6
 SMALL = 30
@@ -77,6 +76,8 @@ def paired(base: ArrayLike, tuned: ArrayLike, *, weights: ArrayLike | None = Non
     differing = int(np.count_nonzero(differences))
     if len(differences) < 2 or np.ptp(differences) == 0:
         return Interval(mean, mean, mean, differing)  # nothing varies: BCa is undefined, the interval is a point
+    from scipy.stats import bootstrap  # here: a third of a second that a run need not wait for before its first step
+
     for method in ("BCa", "percentile"):  # BCa is undefined for some lopsided differences; the plain interval always exists
         found = bootstrap(
             (differences, weight), _mean, paired=True, n_resamples=resamples, batch=200, method=method, rng=np.random.default_rng(seed)

@@ -36,7 +36,7 @@ def workers(path: Path, recognition: Recognition) -> int:
     return cores if shared and cores > 1 else 0
 
 
-class Team:
+class Pool:
     """Some workers at one task. Use it as a context: they end with it.
 
     Args:

@@ -15,13 +15,13 @@ import pytest
 from luthier.core.errors import DataError
 from luthier.core.example import Example
 from luthier.core.spec import DataSpec
-from luthier.data import blocks, team
+from luthier.data import blocks, pool
 from luthier.data.check import check
+from luthier.data.pool import Pool
 from luthier.data.read import read
 from luthier.data.recognise import recognise
 from luthier.data.render import Renderer
 from luthier.data.select import Selected
-from luthier.data.team import Team
 from luthier.data.tokenise import tokenise
 from luthier.models.catalog import BUNDLED
 
@@ -54,7 +54,7 @@ def file(tmp_path: Path, shared: Path) -> Path:
 
 @pytest.fixture
 def shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(team, "LEAST_BYTES", 1)
+    monkeypatch.setattr(pool, "LEAST_BYTES", 1)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 70_000)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
 
@@ -76,7 +76,7 @@ def test_a_report_by_two_processes_is_that_of_one(
     asked = {"data": DataSpec(too_long="drop", group="label"), "renderer": renderer, "context": 200}
     alone = check(file, **asked)
     request.getfixturevalue("shared_out")
-    assert team.workers(file, recognise(file)) == 2
+    assert pool.workers(file, recognise(file)) == 2
     heard: list[int] = []
     together = check(file, **asked, on_progress=lambda done, _: heard.append(done))
     assert together.to_json() == alone.to_json()
@@ -131,32 +131,32 @@ def test_refusals_of_all_processes_are_told_at_once(
 
 
 def test_a_worker_that_dies_is_an_error_with_a_sentence(file: Path) -> None:
-    with Team(2, {"work": "check", "file": str(file), "data": {}, "recognition": {}, "parts": None, "near": False}) as team:
-        os.kill(team._members[1].pid, signal.SIGKILL)
-        team._members[1].wait()
+    with Pool(2, {"work": "check", "file": str(file), "data": {}, "recognition": {}, "parts": None, "near": False}) as pool:
+        os.kill(pool._members[1].pid, signal.SIGKILL)
+        pool._members[1].wait()
         with pytest.raises(DataError, match="ended by signal 9 before it was done") as told:
-            team._heard(team._members[1])
+            pool._heard(pool._members[1])
         assert told.value.code == "reader_died"
-        pids = [worker.pid for worker in team._members]
+        pids = [worker.pid for worker in pool._members]
     assert all(not _lives(pid) for pid in pids)
 
 
 def test_a_fault_in_a_worker_comes_with_its_trace(file: Path) -> None:
-    with Team(1, {"work": "check", "data": {"nonsense": 1}}) as team, pytest.raises(RuntimeError, match="nonsense"):
-        list(team.answers([{"block": [0, 1, 1]}]))
+    with Pool(1, {"work": "check", "data": {"nonsense": 1}}) as pool, pytest.raises(RuntimeError, match="nonsense"):
+        list(pool.answers([{"block": [0, 1, 1]}]))
 
 
 def test_what_a_worker_raises_arrives_as_it_was(tmp_path: Path) -> None:
     gone = tmp_path / "gone.jsonl"
     known = {"format": "openai_chat", "confidence": 1.0, "reason": ""}
     task = {"work": "check", "file": str(gone), "data": {}, "recognition": known, "parts": None, "near": False}
-    with Team(1, task) as team, pytest.raises(LookupError, match="There is no such file"):
-        list(team.answers([{"block": [0, 1, 1], "near": 0}]))
+    with Pool(1, task) as pool, pytest.raises(LookupError, match="There is no such file"):
+        list(pool.answers([{"block": [0, 1, 1], "near": 0}]))
 
 
 def test_workers_end_when_their_parent_is_killed() -> None:
     program = (
-        "import sys, time; from luthier.data.team import Team; c = Team(2, {'work': 'check'}); "
+        "import sys, time; from luthier.data.pool import Pool; c = Pool(2, {'work': 'check'}); "
         "print(*[w.pid for w in c._members], flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
@@ -177,7 +177,7 @@ def test_workers_end_when_their_parent_is_killed() -> None:
 
 
 def _root() -> str:
-    return str(Path(team.__file__).parents[2])
+    return str(Path(pool.__file__).parents[2])
 
 
 def _lives(pid: int) -> bool:
