@@ -8,7 +8,7 @@ from html import escape
 from luthier.evaluation.plot import ticks
 
 WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 44, 42
+LEFT, RIGHT, TOP, BOTTOM = 62, 24, 44, 42
 COLOURS = ("#2f6f9f", "#c2622d", "#4d8a4d", "#7d5ba6", "#8a7a2f")
 """Dark enough for white paper, light enough for black, told apart by most eyes."""
 
