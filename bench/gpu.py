@@ -82,6 +82,9 @@ def main() -> None:
             found["results"] += [{"shape": shape, "contender": contender, **line} for line in apart(asked, shape, contender, end)]
             asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     show(found)
+    failed = [line for line in found["results"] if line["contender"].startswith("ours") and "skipped" in line]
+    if asked.smoke and failed:
+        sys.exit(f"ours does not run: {failed[0]['skipped']}")
 
 
 def apart(asked: argparse.Namespace, shape: str, contender: str, end: float) -> list[dict[str, Any]]:

@@ -27,36 +27,45 @@ WARM = 2
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", default="luthier-mini", help="a folder, or a name from the catalog")
     parser.add_argument("--shared", type=Path, default=Path(__file__).parents[2] / "shared")
     parser.add_argument("--work", default="instruct,support")
     parser.add_argument("--processes", default="1,2")
     parser.add_argument("--rows-per-step", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--smoke", action="store_true", help="once at the smallest size: does it still run?")
     parser.add_argument("--once", nargs=3, metavar=("FILE", "PROCESSES", "OUT"), help="one training (used by the bench itself)")
     asked = parser.parse_args()
     if asked.once:
         train(asked, *asked.once)
         return
+    if asked.smoke:
+        asked.work, asked.steps, asked.rows_per_step, asked.repeat = "smoke", 3, 2, 1
     print(f"{'work':<10}{'processes':>10}{'tokens/s':>10}{'ratio':>7}{'memory MB':>11}{'first loss':>12}")
     for work in asked.work.split(","):
         found: dict[int, list[tuple[float, float, float]]] = {int(n): [] for n in asked.processes.split(",")}
         for _ in range(asked.repeat):
             for processes, runs in found.items():
-                runs.append(measure(asked, asked.shared / "bench" / "works" / f"{work}.jsonl", processes))
+                runs.append(measure(asked, work, processes))
         plain = statistics.median(run[0] for run in next(iter(found.values())))
         for processes, runs in found.items():
             speed, memory, loss = (statistics.median(run[i] for run in runs) for i in range(3))
             print(f"{work:<10}{processes:>10}{speed:>10.1f}{speed / plain:>7.2f}{memory:>11.0f}{loss:>12.4f}", flush=True)
 
 
-def measure(asked: argparse.Namespace, file: Path, processes: int) -> tuple[float, float, float]:
+def measure(asked: argparse.Namespace, work: str, processes: int) -> tuple[float, float, float]:
     """Tokens a second, megabytes, first loss."""
     with tempfile.TemporaryDirectory() as place:
-        out = Path(place) / "run"
+        out, file = Path(place) / "run", asked.shared / "bench" / "works" / f"{work}.jsonl"
+        if work == "smoke":
+            file = Path(place) / "rows.jsonl"
+            turns = [{"role": "user", "content": "How long does it take?"}, {"role": "assistant", "content": "Two days."}]
+            file.write_text(
+                "".join(json.dumps({"messages": [{**t, "content": f"{t['content']} {i}"} for t in turns]}) + "\n" for i in range(8))
+            )
         numbers = ["--steps", str(asked.steps), "--rows-per-step", str(asked.rows_per_step)]
-        command = [sys.executable, __file__, "--model", str(asked.model), *numbers, "--once", str(file), str(processes), str(out)]
+        command = [sys.executable, __file__, "--model", asked.model, *numbers, "--once", str(file), str(processes), str(out)]
         child = subprocess.Popen(command, env={**os.environ, "LUTHIER_HOME": str(Path(place) / "home")}, stdout=subprocess.DEVNULL)
         peak = 0.0
         while child.poll() is None:
@@ -94,7 +103,7 @@ def train(asked: argparse.Namespace, file: str, processes: str, out: str) -> Non
         "train.validate_every=1000",
         "data.valid=0",
     ]
-    train_only(specs.gather(data=file, model=str(asked.model.absolute()), settings=settings), out=Path(out))
+    train_only(specs.gather(data=file, model=asked.model, settings=settings), out=Path(out))
 
 
 if __name__ == "__main__":

@@ -308,3 +308,12 @@ def test_a_run_is_judged_by_other_rows_and_learned_ones_are_told(tuned: Run, row
     assert not [note for note in found.notes if "learned by this run" in note]
     flattered, _ = judge(tuned, rows, rows=2)
     assert any("of the 40 rows were learned by this run: the comparison flatters it" in note for note in flattered.notes)
+
+
+def test_a_packed_base_is_tuned_by_lora_and_refused_by_full(rows: Path, tiny_base: Path, tmp_path: Path) -> None:
+    packed = (*SHORT, "model.dtype=int8", "train.max_steps=1")
+    with pytest.raises(SpecError, match=r"method full moves the weights themselves, which model\.dtype = int8 packs"):
+        luthier.tune(rows, model=str(tiny_base), method="full", settings=packed, out=tmp_path / "full")
+    run = luthier.tune(rows, model=str(tiny_base), settings=packed, out=tmp_path / "run")
+    assert run.spec.model.dtype == "int8"
+    assert luthier.load(run.folder).chat("Hello?", settings=Settings(max_tokens=2)) == run.chat("Hello?", settings=Settings(max_tokens=2))

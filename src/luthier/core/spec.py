@@ -41,8 +41,8 @@ class ModelSpec(Strict):
 
     name: str = "luthier-mini"
     """Name from the catalog, a local folder in the Hugging Face layout, or a Hugging Face name."""
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Number format of frozen weights; auto takes bfloat16 where the processor computes in it."""
+    dtype: Literal["auto", "bfloat16", "float32", "nf4", "int8"] = "auto"
+    """Number format of frozen weights; auto takes bfloat16 where the processor computes in it; nf4 and int8 pack them in 4 or 8 bits."""
     context: Annotated[int, Field(ge=8)] | Auto = "auto"
     """Longest row in tokens; auto is what the model was made for."""
 

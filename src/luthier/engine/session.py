@@ -33,6 +33,9 @@ TOKENS_PER_PACK = 1024
 WHOLE_STEP = 1 << 40
 """Budget of a layerwise step: its gradients cannot wait for a second forest."""
 
+TOKENS_ON_ACCELERATOR = 8192
+"""The same on an accelerator: a hundred microseconds of launches a block are hidden behind matmuls of that height. Reckoned, not measured."""
+
 
 class Objective(Protocol):
     """Which number falls. Lives in ``objectives/``; see its folder's contract."""
@@ -71,7 +74,8 @@ class Session:
         self.order = Order(len(rows), train)
         self.steps = self.order.steps
         self.step = 0
-        self.budget = TOKENS_PER_PACK if train.tokens_per_pack == "auto" else train.tokens_per_pack
+        usual = TOKENS_PER_PACK if model.device.type == "cpu" else TOKENS_ON_ACCELERATOR
+        self.budget = usual if train.tokens_per_pack == "auto" else train.tokens_per_pack
         self.optimiser = Optimiser(method.groups(model), train)
         self.ahead = Ahead(self._plan, self.steps)
         recompute(model, train.recompute is True)

@@ -23,6 +23,9 @@ from luthier.core.errors import ResultError
 POLL_SECONDS = 0.0002
 """Between two looks at a sum on an accelerator: short beside any step, long enough to leave the core alone."""
 
+LOOKS = 100
+"""How often a leader whose exchange failed looks who is gone, 20 ms apart."""
+
 
 class Command(IntEnum):
     """What a leader tells its followers to do now."""
@@ -83,7 +86,9 @@ class Team:
         except RuntimeError as error:
             if isinstance(error, ResultError):
                 raise
-            self.check()
+            for _ in range(LOOKS):  # a killed process closes its connections a moment before it is gone
+                self.check()
+                time.sleep(0.02)
             raise ResultError(
                 "The processes of this run lost each other.",
                 where=f"process {self.rank + 1} of {self.size}",

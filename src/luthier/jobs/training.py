@@ -57,7 +57,7 @@ def facts(model: Model, data: Prepared) -> Facts:
         longest=int(pyarrow.compute.max(data.rows.ledger["total"]).as_py() or 0),
         longest_answer=int(pyarrow.compute.max(answers).as_py() or 0),
         parameters=model.num_parameters,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=model.packing or str(model.dtype).removeprefix("torch."),
         context=model.context,
         accelerators=torch.cuda.device_count(),
     )
@@ -70,6 +70,12 @@ def attach(spec: Spec, model: Model) -> Any:
         SpecError: the options leave nothing to train.
     """
     method: Any = fresh_method(spec)
+    if model.packing and "packed" not in method.supports:
+        raise SpecError(
+            f"method {spec.method.name} moves the weights themselves, which model.dtype = {model.packing} packs.",
+            remedy="Leave model.dtype out, or take method lora.",
+            code="packed",
+        )
     method.attach(model, seed=spec.train.seed)
     if model.num_trained == 0:
         said = ", ".join(f"method.{key} = {value}" for key, value in spec.method.options.items())

@@ -22,6 +22,7 @@ from luthier.methods._groups import ParameterGroup
 from luthier.methods._lowrank import LowRank
 from luthier.models import slot
 from luthier.models.model import Model
+from luthier.models.quantize import unpack
 
 
 class Options(Strict):
@@ -144,7 +145,7 @@ class Method:
 
     @torch.no_grad()
     def merge(self, model: Model) -> None:
-        """Fold every adapter into its linear and take the slots out.
+        """Fold every adapter into its linear and take the slots out; a packed base is unpacked for it.
 
         Raises:
             ModelError: the slots host another method's deltas too.
@@ -154,6 +155,7 @@ class Method:
                 raise ModelError(
                     f"{path} hosts another adapter besides {self.name!r}.", remedy="Merge into a model that hosts one.", code="adapter"
                 )
+        unpack(model.network)
         for place in slot.slots(model.network).values():
             delta = cast(LowRank, place.delta(self.name))
             cast(Tensor, place.base.weight).data = delta.merged(place.base)

@@ -21,25 +21,29 @@ from luthier.core.files import new_folder
 from luthier.data.render import Renderer
 from luthier.models import sight
 from luthier.models.config import build_config, read_config
+from luthier.models.device import own_device
 from luthier.models.families import family_of
 from luthier.models.find import checked_folder, find
 from luthier.models.fused import fuse
 from luthier.models.lean import make_lean
 from luthier.models.machine import compute_dtype
 from luthier.models.model import Model
+from luthier.models.quantize import pack
 from luthier.models.slot import slots
 
 __all__ = ["find", "fresh", "load", "outline", "save", "shallow"]
 
-DType = Literal["auto", "bfloat16", "float32"]
+DType = Literal["auto", "bfloat16", "float32", "nf4", "int8"]
+"""``nf4`` and ``int8`` pack the linears of the blocks and compute in what ``auto`` computes in."""
 
 
 def load(name: str, *, dtype: DType | torch.dtype = "auto", context: int | Literal["auto"] = "auto", download: bool = False) -> Model:
-    """A base by name (see `find`), frozen, in eval mode, on the CPU.
+    """A base by name (see `find`), frozen, in eval mode, on this process's accelerator if it has one.
 
     Raises:
         NotFound: no such model here.
         ModelError: a part is missing, the config asks for something refused, or `context` is longer than the model reads.
+        MissingPart: the library that packs is not installed.
     """
     return load_folder(find(name, download=download), name=name, dtype=dtype, context=context)
 
@@ -49,7 +53,12 @@ def load_folder(folder: Path, *, name: str = "", dtype: DType | torch.dtype = "a
     config = read_config(checked_folder(folder))
     renderer = Renderer.from_folder(folder)
     network = _read_network(config, folder, number_format(dtype))
-    return _model(network, config, name=name or folder.name, folder=folder, renderer=renderer, dtype=number_format(dtype), context=context)
+    model = _model(network, config, name=name or folder.name, folder=folder, renderer=renderer, dtype=number_format(dtype), context=context)
+    if dtype == "nf4" or dtype == "int8":
+        pack(model.network, model.linears(), dtype, device=own_device())
+        model.packing = dtype
+    model.network.to(own_device())
+    return model
 
 
 def fresh(
@@ -119,15 +128,15 @@ def save(model: Model, folder: Path) -> None:
 
 def reload(model: Model, *, dtype: DType | torch.dtype | None = None) -> Model:
     """A second, untouched copy of `model`'s base from its folder: the base's answers after full tuning."""
-    again = load_folder(model.folder, name=model.name, dtype=dtype or model.dtype)
+    again = load_folder(model.folder, name=model.name, dtype=dtype or model.packing or model.dtype)
     return replace(again, context=model.context, renderer=model.renderer)
 
 
 def number_format(dtype: DType | torch.dtype) -> torch.dtype:
-    """The torch dtype behind a name; ``auto`` is what the processor computes in."""
+    """The torch dtype behind a name; ``auto`` and the packed ones mean what the processor computes in."""
     if isinstance(dtype, torch.dtype):
         return dtype
-    return compute_dtype() if dtype == "auto" else {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}.get(dtype, compute_dtype())
 
 
 def _read_network(config: PretrainedConfig, folder: Path, dtype: torch.dtype) -> nn.Module:

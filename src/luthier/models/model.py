@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from luthier.data.render import Renderer
+from luthier.models.quantize import Packing, packed_weights
 from luthier.models.sight import Sight
 
 
@@ -23,6 +24,7 @@ class Model:
         network: a transformers model. family: module of ``models/families`` that reads it.
         renderer: tokenizer and chat template, the only place where messages become tokens.
         dtype: number format of the frozen weights and of the arithmetic. context: longest row in tokens.
+        packing: how the linears of the blocks are packed (``models/quantize.py``); empty when they are not.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Model:
     renderer: Renderer
     dtype: torch.dtype
     context: int
+    packing: Packing | Literal[""] = ""
 
     @property
     def config(self) -> Any:
@@ -46,7 +49,7 @@ class Model:
     @property
     def num_parameters(self) -> int:
         """Weights of the network, a shared one counted once; deltas in slots included."""
-        return sum(p.numel() for p in self.network.parameters())
+        return sum(p.numel() for p in self.network.parameters()) + packed_weights(self.network)
 
     @property
     def num_trained(self) -> int:

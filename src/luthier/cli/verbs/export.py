@@ -51,7 +51,7 @@ def _replayed(tuned: Run, to: str, out: Path) -> dict[str, Any]:
         return {}
     spec = tuned.spec
     if to == "merged":
-        return asdict(certificate.replay(load_folder(out, dtype=spec.model.dtype, context=spec.model.context), None, tuned.folder))
+        return asdict(certificate.replay(load_folder(out, dtype=tuned.model.dtype, context=spec.model.context), None, tuned.folder))
     base = load(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
     return asdict(certificate.replay(base, METHODS.load(spec.method.name).Method.load(base, out), tuned.folder))
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from luthier.core.errors import ModelError
+from luthier.models.quantize import PackedLinear
 from luthier.models.slot import Slot
 
 MODEL_TYPES = frozenset(
@@ -53,7 +54,7 @@ def _linears(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     for name, child in module.named_children():
         here = f"{path}.{name}" if path else name
         plain = child.base if isinstance(child, Slot) else child
-        if isinstance(plain, nn.Linear | Conv1D):
+        if isinstance(plain, nn.Linear | Conv1D | PackedLinear):
             yield here, plain
         else:
             yield from _linears(plain, here)
