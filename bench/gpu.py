@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("SHAPE", "CONTENDER"), help="one contender, as JSON (used by the bench itself)")
     asked = parser.parse_args()
     if asked.smoke:
-        asked.shapes, asked.rows, asked.minutes = "toy", 8, 2.0
+        asked.shapes, asked.rows, asked.minutes = "toy", 8, 3.5
     if asked.one:
         print(json.dumps(one(asked, *asked.one)))
         return
@@ -89,6 +89,9 @@ def main() -> None:
 
 def apart(asked: argparse.Namespace, shape: str, contender: str, end: float) -> list[dict[str, Any]]:
     """One contender in a process of its own; a line per work, or one that says why not."""
+    wanted = {"trl": "trl", "trl-free": "trl", "unsloth": "unsloth"}.get(contender)
+    if wanted and not installed(wanted):
+        return [{"skipped": f"{wanted} is not installed"}]
     left = end - time.monotonic()
     if left < 10:
         return [{"skipped": "no time left"}]

@@ -48,6 +48,7 @@ def main() -> None:
         for _ in range(asked.repeat):
             for processes, runs in found.items():
                 runs.append(measure(asked, work, processes))
+                print(f"{work} with {processes}: {runs[-1]}", file=sys.stderr, flush=True)
         plain = statistics.median(run[0] for run in next(iter(found.values())))
         for processes, runs in found.items():
             speed, memory, loss = (statistics.median(run[i] for run in runs) for i in range(3))
@@ -61,9 +62,8 @@ def measure(asked: argparse.Namespace, work: str, processes: int) -> tuple[float
         if work == "smoke":
             file = Path(place) / "rows.jsonl"
             turns = [{"role": "user", "content": "How long does it take?"}, {"role": "assistant", "content": "Two days."}]
-            file.write_text(
-                "".join(json.dumps({"messages": [{**t, "content": f"{t['content']} {i}"} for t in turns]}) + "\n" for i in range(8))
-            )
+            lines = ({"messages": [{**turn, "content": f"{turn['content']} {i}"} for turn in turns]} for i in range(12))
+            file.write_text("".join(json.dumps(line) + "\n" for line in lines))
         numbers = ["--steps", str(asked.steps), "--rows-per-step", str(asked.rows_per_step)]
         command = [sys.executable, __file__, "--model", asked.model, *numbers, "--once", str(file), str(processes), str(out)]
         child = subprocess.Popen(command, env={**os.environ, "LUTHIER_HOME": str(Path(place) / "home")}, stdout=subprocess.DEVNULL)

@@ -33,6 +33,7 @@ class PackedLinear(nn.Module):
         self.out_features, self.in_features = linear.weight.shape
         self.kind, self.dtype = kind, linear.weight.dtype
         self.bias = linear.bias
+        self.scale: Any
         values, self.scale = _nf4(linear.weight.data) if kind == "nf4" else _int8(linear.weight.data)
         self.register_buffer("values", values, persistent=False)
 
