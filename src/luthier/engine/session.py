@@ -34,7 +34,7 @@ WHOLE_STEP = 1 << 40
 """Budget of a layerwise step: its gradients cannot wait for a second forest."""
 
 TOKENS_ON_ACCELERATOR = 8192
-"""The same on an accelerator: a hundred microseconds of launches a block are hidden behind matmuls of that height. Reckoned, not measured."""
+"""The same on an accelerator: a hundred microseconds of launches a block hide behind matmuls of that height. Reckoned, not measured."""
 
 
 class Objective(Protocol):

@@ -28,7 +28,7 @@ from luthier.models.fused import fuse
 from luthier.models.lean import make_lean
 from luthier.models.machine import compute_dtype
 from luthier.models.model import Model
-from luthier.models.quantize import pack
+from luthier.models.quantize import pack, packed_weights
 from luthier.models.slot import slots
 
 __all__ = ["find", "fresh", "load", "outline", "save", "shallow"]
@@ -53,10 +53,10 @@ def load_folder(folder: Path, *, name: str = "", dtype: DType | torch.dtype = "a
     config = read_config(checked_folder(folder))
     renderer = Renderer.from_folder(folder)
     network = _read_network(config, folder, number_format(dtype))
-    model = _model(network, config, name=name or folder.name, folder=folder, renderer=renderer, dtype=number_format(dtype), context=context)
     if dtype == "nf4" or dtype == "int8":
-        pack(model.network, model.linears(), dtype, device=own_device())
-        model.packing = dtype
+        pack(family_of(config.model_type).blocks(network), dtype, device=own_device())
+    model = _model(network, config, name=name or folder.name, folder=folder, renderer=renderer, dtype=number_format(dtype), context=context)
+    model.packing = dtype if dtype == "nf4" or dtype == "int8" else ""
     model.network.to(own_device())
     return model
 
@@ -204,7 +204,8 @@ def _model(
             code="context",
         )
     make_lean(network)
-    fuse(network)
+    if not packed_weights(network):
+        fuse(network)
     model = Model(name, folder, network.eval().requires_grad_(False), family, renderer, dtype, longest if context == "auto" else context)
     _check_fit(model)
     return model

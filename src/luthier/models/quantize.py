@@ -68,19 +68,19 @@ class _Product(torch.autograd.Function):
         return grad @ ctx.packed.weight.to(grad.dtype), None
 
 
-def pack(network: nn.Module, linears: dict[str, nn.Module], kind: Packing, *, device: torch.device) -> None:
-    """Put a `PackedLinear` in the place of every linear of `linears` (by path), one after another, each on `device`.
+def pack(blocks: nn.Module, kind: Packing, *, device: torch.device) -> None:
+    """Put a `PackedLinear` in the place of every linear of `blocks`, one after another, each on `device`.
 
-    So that an accelerator never holds more than the packed weights and one that is not yet.
+    The weights as they come from disk are mapped, so that memory never holds more than the packed ones and one that is not yet.
 
     Raises:
         MissingPart: bitsandbytes is needed and not installed; nothing has been changed.
     """
     if kind == "nf4":
         _bitsandbytes()
-    for path, linear in linears.items():
+    for path, linear in list(blocks.named_modules()):
         if isinstance(linear, nn.Linear):
-            _put(network, path, PackedLinear(linear.to(device), kind))
+            _put(blocks, path, PackedLinear(linear.to(device), kind))
 
 
 def unpack(network: nn.Module) -> None:
