@@ -28,7 +28,7 @@ def states(model):
 
 @pytest.fixture
 def folder(tiny_model, tmp_path: Path) -> Path:
-    save(tiny_model(seed=4, hidden_size=64, intermediate_size=128), tmp_path / "model")
+    save(tiny_model(seed=4, hidden_size=64, intermediate_size=128, head_dim=16), tmp_path / "model")
     return tmp_path / "model"
 
 

@@ -20,6 +20,10 @@ from luthier.core.errors import MissingPart
 
 Packing = Literal["nf4", "int8"]
 
+BLOCK = 64
+"""Weights that share a scale in nf4. Rows that are no multiple of it came back wrong from bitsandbytes 0.50 on a CPU (0.29 of the weights' length
+instead of 0.09), so such a linear stays as it is."""
+
 
 class PackedLinear(nn.Module):
     """Stands for a frozen linear; `kind` says how it is packed.
@@ -79,7 +83,7 @@ def pack(blocks: nn.Module, kind: Packing, *, device: torch.device) -> None:
     if kind == "nf4":
         _bitsandbytes()
     for path, linear in list(blocks.named_modules()):
-        if isinstance(linear, nn.Linear):
+        if isinstance(linear, nn.Linear) and linear.in_features % BLOCK == 0:
             _put(blocks, path, PackedLinear(linear.to(device), kind))
 
 

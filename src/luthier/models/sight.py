@@ -228,7 +228,7 @@ def attend(
     if sight.memories is not None:
         sight.memories.append(Memory(k.detach(), v.detach()))
     window = sliding_window if sliding_window is not None and sight.depth > sliding_window else None
-    if q.is_cuda:
+    if q.device.type != "cpu":
         from luthier.models import flex  # here, so that nobody else pays for its import
 
         out_THD = flex.attention(q, k, v, sight, scaling, softcap=softcap, window=window)
