@@ -21,8 +21,8 @@ from luthier.core.errors import MissingPart
 Packing = Literal["nf4", "int8"]
 
 BLOCK = 64
-"""Weights that share a scale in nf4. Rows that are no multiple of it came back wrong from bitsandbytes 0.50 on a CPU (0.29 of the weights' length
-instead of 0.09), so such a linear stays as it is."""
+"""Weights that share a scale in nf4. Rows that are no multiple of it came back wrong from bitsandbytes 0.50 on a CPU (off by 0.29 of their
+length instead of 0.09), so such a linear stays as it is."""
 
 
 class PackedLinear(nn.Module):
