@@ -71,7 +71,7 @@ class Session:
     ) -> None:
         self.model, self.method, self.objective = model, method, objective
         self.rows, self.valid, self.train = rows, valid, train
-        self.order = Order(len(rows), train)
+        self.order = Order(rows, train)
         self.steps = self.order.steps
         self.step = 0
         usual = TOKENS_PER_PACK if model.device.type == "cpu" else TOKENS_ON_ACCELERATOR
