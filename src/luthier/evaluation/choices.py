@@ -14,7 +14,11 @@ import numpy as np
 from luthier.core.errors import DataError
 from luthier.core.sequence import Sequence
 from luthier.engine.score import score
+from luthier.engine.session import TOKENS_PER_PACK
 from luthier.models.model import Model
+
+MOST_TOKENS = 8192
+"""Laid out at once however long the prompts are: bounds memory; without gradients a 135 M model needs about 200 MB for them."""
 
 By = Literal["sum", "mean"]
 """How a choice is weighed: ``sum`` of its tokens' log-probabilities (the probability of the text), or their ``mean``, which does not
@@ -57,7 +61,9 @@ def choose_all(
     for number, question in enumerate(questions, 1):
         _check(model, question, number)
     sequences = [_path(question.prompt, choice) for question in questions for choice in question.choices]
-    totals = iter(score(model, sequences, on_progress=on_progress))
+    longest = max((len(question.prompt) for question in questions), default=0)
+    budget = max(TOKENS_PER_PACK, min(8 * longest, MOST_TOKENS))  # what prompts begin with is read again in each pack: an eighth of it
+    totals = iter(score(model, sequences, budget=budget, on_progress=on_progress))
     return [_likeliest([next(totals).total / (len(c) if by == "mean" else 1) for c in question.choices]) for question in questions]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from luthier.core.errors import DataError, SpecError, did_you_mean
 from luthier.core.example import Message
+from luthier.inference.keeper import Keeper
 from luthier.inference.sides import Side, Sides
 from luthier.inference.stream import stream
 
@@ -38,6 +39,7 @@ class Conversation:
         system: the system prompt; empty for none.
         turns: user and assistant in turn, oldest first. What the base says is not kept: the conversation is with the tuned model.
         notices: things the user should be told now; whoever shows them clears the list.
+        keeper: what has been read already, so that a turn reads only what is new.
     """
 
     sides: Sides
@@ -45,6 +47,7 @@ class Conversation:
     system: str = ""
     turns: list[Message] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    keeper: Keeper = field(default_factory=Keeper)
 
     def ask(self, question: str, *, side: Side = "tuned") -> Iterator[str]:
         """The answer, piece by piece. An answer broken off by the caller is kept as far as it came.
@@ -88,6 +91,7 @@ class Conversation:
                     temperature=settings.temperature,
                     top_p=settings.top_p,
                     seed=settings.seed,
+                    keeper=self.keeper,
                 ):
                     said.append(piece)
                     yield piece

@@ -6,16 +6,20 @@ B rows, V vocabulary, D width of a state.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from luthier.core.errors import DataError, SpecError
+from luthier.inference.keeper import Keeper, Owner
 from luthier.inference.pick import Picker
-from luthier.inference.prefill import Prompt, forest, shared
+from luthier.inference.prefill import Prompt, prefill, shared, stacked
+from luthier.inference.reader import Reader
+from luthier.inference.routes import Routes, routed
+from luthier.models import slot
 from luthier.models.model import Model
 from luthier.models.recall import Recall
 
@@ -24,6 +28,9 @@ BUDGET = 16_384
 
 MOST_ROWS = 128
 """Rows of one batch: beyond it a step's matmuls are at full rate already, and their `[B, V]` scores only cost memory."""
+
+WORTH_PACKING = 16
+"""Longest answer, in tokens, from which on laying the weights out pays: it costs about as much as it saves in so many steps."""
 
 
 @dataclass(slots=True)
@@ -56,6 +63,8 @@ def generate(
     seed: int = 0,
     stop: frozenset[int] = frozenset(),
     budget: int = BUDGET,
+    adapters: list[str | None] | None = None,
+    keeper: Keeper | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Generation]:
     """Continue each prompt. Results do not depend on how prompts are batched (beyond rounding), nor on their order but for sampling.
@@ -65,11 +74,14 @@ def generate(
         temperature, top_p, seed: see `Picker`; temperature 0 is greedy.
         stop: tokens that end an answer.
         budget: tokens kept in memory at once.
+        adapters: who answers each prompt, by the name it has in its slots; None is the base. Left out, whoever answers now.
+        keeper: what several calls have in common; prompts that begin as earlier ones did are read from there on.
         on_progress: called with rows finished and rows in all.
 
     Raises:
         DataError: a prompt is empty or fills the model's context.
         SpecError: temperature or top_p out of range.
+        ModelError: an adapter is not there, or not a low-rank one.
     """
     check_settings(temperature=temperature, top_p=top_p)
     wanted = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
@@ -78,14 +90,24 @@ def generate(
     ]
     found = [Generation() for _ in prompts]
     done = 0
-    for rows in _batches(prompts, limits, budget):
-        picker = Picker(rows, temperature=temperature, top_p=top_p, seed=seed)
-        writing = Writing(model, [prompts[row] for row in rows], picker)
-        for row in _write(writing, rows, found, limits, stop):
-            done += 1
-            if on_progress and row >= 0:
-                on_progress(done, len(prompts))
+    owners: list[Owner] = [(model.network, name) for name in adapters or [slot.answers(model.network)] * len(prompts)]
+    reader = (keeper or Keeper()).reader(model, pack=max(limits, default=0) >= WORTH_PACKING)
+    with _several(model, adapters) as routes:
+        for rows in _batches(prompts, limits, owners, budget):
+            picker = Picker(rows, temperature=temperature, top_p=top_p, seed=seed)
+            asked, theirs = [prompts[row] for row in rows], [owners[row] for row in rows]
+            writing = Writing(reader, asked, picker, limit=max(limits[row] for row in rows), owners=theirs, keeper=keeper, routes=routes)
+            for _ in _write(writing, rows, found, limits, stop):
+                done += 1
+                if on_progress:
+                    on_progress(done, len(prompts))
     return found
+
+
+def _several(model: Model, adapters: list[str | None] | None) -> AbstractContextManager[Routes | None]:
+    return (
+        nullcontext() if adapters is None else routed(model.network, sorted({name for name in adapters if name is not None}), model.dtype)
+    )
 
 
 def check_settings(*, temperature: float, top_p: float) -> None:
@@ -119,18 +141,38 @@ def room(model: Model, prompt: Prompt, *, name: str = "the prompt") -> int:
 
 
 class Writing:
-    """Rows that write together: `step` gives each its next token."""
+    """Rows that write together: `step` gives each its next token.
 
-    def __init__(self, model: Model, prompts: list[Prompt], picker: Picker) -> None:
-        self.model, self.picker = model, picker
-        trees = forest(prompts)
-        sight = trees.sight()
-        with answering(model):
-            states_TD = model.states(tokens_T=self._to(trees.tokens_T), positions_T=self._to(trees.positions_T), sight=sight)
-        assert sight.memories is not None
-        self.recall = Recall(sight.memories, trees.paths)
-        self.states_BD = states_TD[torch.tensor([path[-1] for path in trees.paths], device=model.device)]
-        self.positions_B = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+    Args:
+        prompts: sorted. limit: most tokens any of them will write. owners: who answers each.
+        keeper: where known beginnings are found and new ones kept. routes: where rows answer with different adapters.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        prompts: list[Prompt],
+        picker: Picker,
+        *,
+        limit: int,
+        owners: list[Owner],
+        keeper: Keeper | None = None,
+        routes: Routes | None = None,
+    ) -> None:
+        self.reader, self.model, self.picker = reader, reader.model, picker
+        self.prompts, self.owners, self.keeper, self.routes = prompts, owners, keeper, routes
+        device = self.model.device
+        self.adapters_B = torch.tensor([routes.number(name) if routes else 0 for _, name in owners], device=device)
+        with answering(self.model):
+            laid = prefill(prompts, owners, keeper)
+            self._send(torch.from_numpy(laid.owner_N()).to(device))
+            self.states_BD = laid.read(reader)
+            self.recall = Recall(laid.onward.memories, laid.trees.paths, room=limit)
+            for row, (owner, prompt) in enumerate(zip(owners, prompts, strict=True)):
+                if keeper:
+                    keeper.put(owner, prompt, partial(laid.states, row))
+        self._send(torch.arange(len(prompts), device=device))
+        self.positions_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
         self.tokens_B: Tensor | None = None
 
     def step(self) -> tuple[list[int], list[float]]:
@@ -138,22 +180,30 @@ class Writing:
         with answering(self.model):
             if self.tokens_B is not None:
                 # To the network, B rows with one token each are B tokens; who sees what is the business of the recall.
-                self.states_BD = self.model.states(tokens_T=self.tokens_B, positions_T=self.positions_B, sight=self.recall)  # type: ignore[arg-type]
+                self.states_BD = self.reader.states(tokens_T=self.tokens_B, positions_T=self.positions_B, sight=self.recall)
                 self.positions_B = self.positions_B + 1
-            logits_BV = F.linear(self.states_BD, self.model.head().weight).float()
-            self.tokens_B, logprobs_B = self.picker.pick(logits_BV)
+            self.tokens_B, logprobs_B = self.picker.pick(self.reader.logits(self.states_BD))
         return self.tokens_B.tolist(), logprobs_B.tolist()
 
     def keep(self, rows: list[int]) -> None:
         """Go on with these rows only."""
         assert self.tokens_B is not None
         index = torch.tensor(rows, device=self.tokens_B.device)
-        self.tokens_B, self.positions_B = self.tokens_B[index], self.positions_B[index]
+        self.tokens_B, self.positions_B, self.adapters_B = (x[index] for x in (self.tokens_B, self.positions_B, self.adapters_B))
+        self._send(torch.arange(len(rows), device=index.device))
         self.recall.keep(rows)
         self.picker.keep(rows)
 
-    def _to(self, array: object) -> Tensor:
-        return torch.as_tensor(array).to(self.model.device)
+    def keep_said(self, said: list[int]) -> None:
+        """Let the keeper know what a single row has written, but for its last token, which was never read."""
+        if self.keeper:
+            with answering(self.model):
+                states = stacked(self.recall.memories(0))
+                self.keeper.put(self.owners[0], [*self.prompts[0], *said[:-1]], lambda start: states[..., start:, :])
+
+    def _send(self, rows_T: Tensor) -> None:
+        if self.routes:
+            self.routes.send(self.adapters_B[rows_T])
 
 
 @contextmanager
@@ -162,19 +212,19 @@ def answering(model: Model) -> Iterator[None]:
     training = model.network.training
     model.network.eval()
     try:
-        with torch.no_grad():
+        with torch.inference_mode():
             yield
     finally:
         model.network.train(training)
 
 
-def _batches(prompts: list[Prompt], limits: list[int], budget: int) -> Iterator[list[int]]:
-    """Rows in the order of their tokens, so that equal beginnings meet, cut where the next row would pass the budget."""
+def _batches(prompts: list[Prompt], limits: list[int], owners: list[Owner], budget: int) -> Iterator[list[int]]:
+    """Rows by adapter and in the order of their tokens, so that equal beginnings meet, cut where the next row would pass the budget."""
     batch: list[int] = []
-    for row in sorted(range(len(prompts)), key=lambda row: prompts[row]):
+    for row in sorted(range(len(prompts)), key=lambda row: (owners[row][1] or "", prompts[row])):
         if limits[row] < 1:
             continue
-        if batch and (len(batch) == MOST_ROWS or _cost([*batch, row], prompts, limits) > budget):
+        if batch and (len(batch) == MOST_ROWS or _cost([*batch, row], prompts, limits, owners) > budget):
             yield batch
             batch = []
         batch.append(row)
@@ -182,9 +232,9 @@ def _batches(prompts: list[Prompt], limits: list[int], budget: int) -> Iterator[
         yield batch
 
 
-def _cost(rows: list[int], prompts: list[Prompt], limits: list[int]) -> int:
+def _cost(rows: list[int], prompts: list[Prompt], limits: list[int], owners: list[Owner]) -> int:
     """Tokens kept for a sorted batch: the common beginning once, and a rectangle for the rest."""
-    common = shared(prompts[rows[0]], prompts[rows[-1]])
+    common = shared(prompts[rows[0]], prompts[rows[-1]]) if owners[rows[0]] == owners[rows[-1]] else 0
     return common + len(rows) * (max(len(prompts[row]) for row in rows) - common + max(limits[row] for row in rows))
 
 

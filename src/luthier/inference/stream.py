@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from luthier.inference.generate import Writing, check_settings, room
+from luthier.inference.generate import WORTH_PACKING, Writing, check_settings, room
+from luthier.inference.keeper import Keeper
 from luthier.inference.pick import Picker
+from luthier.models import slot
 from luthier.models.model import Model
 
 BROKEN = "\ufffd"
@@ -24,38 +26,53 @@ def stream(
     top_p: float = 1.0,
     seed: int = 0,
     stop: frozenset[int] | None = None,
+    keeper: Keeper | None = None,
 ) -> Iterator[str]:
     """The answer to `prompt` in pieces of text; joined they are the decoded answer. Stop asking to stop writing.
 
     Args:
         stop: tokens that end the answer; by default those of the model's template.
+        keeper: remembers prompt and answer, and what it knows of the prompt is not read again.
 
     Raises:
         DataError: the prompt is empty or fills the model's context.
         SpecError: temperature or top_p out of range.
     """
     ends = model.renderer.end_tokens if stop is None else stop
-    return text(
-        tokens(model, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=ends), model.renderer.decode
-    )
+    said = tokens(model, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=ends, keeper=keeper)
+    return text(said, model.renderer.decode)
 
 
 def tokens(
-    model: Model, prompt: list[int], *, max_tokens: int, temperature: float, top_p: float, seed: int, stop: frozenset[int]
+    model: Model,
+    prompt: list[int],
+    *,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    stop: frozenset[int],
+    keeper: Keeper | None = None,
 ) -> Iterator[int]:
     """The answer's token ids without the end token, one by one. Settings are checked at once, not at the first token."""
     check_settings(temperature=temperature, top_p=top_p)
     limit = min(max_tokens, room(model, prompt))
-    return _tokens(model, prompt, limit, Picker([0], temperature=temperature, top_p=top_p, seed=seed), stop)
+    return _tokens(model, prompt, limit, Picker([0], temperature=temperature, top_p=top_p, seed=seed), stop, keeper or Keeper())
 
 
-def _tokens(model: Model, prompt: list[int], limit: int, picker: Picker, stop: frozenset[int]) -> Iterator[int]:
-    writing = Writing(model, [prompt], picker)
-    for _ in range(limit):
-        (token,), _ = writing.step()
-        if token in stop:
-            return
-        yield token
+def _tokens(model: Model, prompt: list[int], limit: int, picker: Picker, stop: frozenset[int], keeper: Keeper) -> Iterator[int]:
+    reader = keeper.reader(model, pack=limit >= WORTH_PACKING)
+    writing = Writing(reader, [prompt], picker, limit=limit, owners=[(model.network, slot.answers(model.network))], keeper=keeper)
+    said: list[int] = []
+    try:
+        while len(said) < limit:
+            (token,), _ = writing.step()
+            said.append(token)
+            if token in stop:
+                return
+            yield token
+    finally:
+        writing.keep_said(said)
 
 
 def text(pieces: Iterable[int], decode: Callable[[Iterable[int]], str]) -> Iterator[str]:

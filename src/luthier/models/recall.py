@@ -17,9 +17,6 @@ from torch import Tensor
 
 from luthier.models.sight import Memory
 
-GROWTH = 32
-"""Columns added when a row's own part is full: growing copies it, so not one at a time."""
-
 
 class Recall:
     """What B rows remember of themselves. Given to a network as its `sight`, with one token per row laid out as ``tokens_T`` (T = B).
@@ -27,25 +24,37 @@ class Recall:
     Args:
         memories: keys and values of every layer over the prompts' tree, from ``Sight(..., keep=True)``.
         paths: for each row the indices of its prompt's tokens in that tree.
+        room: most tokens a row will still be given; memory for them is taken at once, so that nothing is copied while writing.
     """
 
-    def __init__(self, memories: list[Memory], paths: list[NDArray[np.int64]]) -> None:
+    def __init__(self, memories: list[Memory], paths: list[NDArray[np.int64]], *, room: int) -> None:
         common = _common(paths)
         own = [path[common:] for path in paths]
         self.width = max(map(len, own))
-        device = memories[0].keys.device
-        self.pads_B = torch.tensor([self.width - len(path) for path in own], device=device)
-        index_BW = torch.tensor([[0] * (self.width - len(path)) + path.tolist() for path in own], dtype=torch.int64, device=device)
-        index_S = torch.tensor(paths[0][:common].tolist(), dtype=torch.int64, device=device)
-        self.shared = [Memory(m.keys[:, index_S], m.values[:, index_S]) for m in memories]
-        self.own = [Memory(_own(m.keys, index_BW), _own(m.values, index_BW)) for m in memories]
+        self.device = memories[0].keys.device
+        self.pads_B = torch.tensor([self.width - len(path) for path in own], device=self.device)
+        index_BW = torch.tensor([[0] * (self.width - len(path)) + path.tolist() for path in own], dtype=torch.int64, device=self.device)
+        index_S = torch.tensor(paths[0][:common].tolist(), dtype=torch.int64, device=self.device)
+        # keys lie transposed, [.., D, tokens]: the product with a query is then half as expensive
+        self.shared = [Memory(m.keys[:, index_S].transpose(1, 2).contiguous(), m.values[:, index_S]) for m in memories]
+        self.own = [Memory(_own(m.keys, index_BW, room, -1), _own(m.values, index_BW, room, -2)) for m in memories]
         self.layer = 0
+        self._hidden: dict[int | None, Tensor | None] = {}  # of this step, by window: alike in all layers
 
     def keep(self, rows: list[int]) -> None:
         """Forget all rows but these, which take the numbers 0, 1, ... in the order given."""
-        index = torch.tensor(rows, device=self.pads_B.device)
+        index = torch.tensor(rows, device=self.device)
         self.pads_B = self.pads_B[index]
         self.own = [Memory(m.keys[index], m.values[index]) for m in self.own]
+        self._hidden.clear()
+
+    def memories(self, row: int) -> list[Memory]:
+        """Keys and values of everything `row` has read and said, by layer."""
+        mine = slice(int(self.pads_B[row]), self.width)
+        return [
+            Memory(torch.cat([s.keys, o.keys[row, ..., mine]], 2).transpose(1, 2), torch.cat([s.values, o.values[row, :, mine]], 1))
+            for s, o in zip(self.shared, self.own, strict=True)
+        ]
 
     def attend(
         self, q_HBD: Tensor, k_KBD: Tensor, v_KBD: Tensor, *, scaling: float, softcap: float | None = None, window: int | None = None
@@ -57,43 +66,48 @@ class Recall:
         """
         shared, own = self.shared[self.layer], self._write(k_KBD, v_KBD)
         heads, rows, width = q_HBD.shape
-        kv_heads = k_KBD.shape[0]
-        common, group = shared.keys.shape[1], heads // kv_heads
-        q_KGBD = (q_HBD * scaling).view(kv_heads, group, rows, width)
-        scores_KMS = q_KGBD.reshape(kv_heads, group * rows, width) @ shared.keys.transpose(1, 2)  # M = G * B
-        scores_S = scores_KMS.view(kv_heads, group, rows, common).permute(2, 0, 1, 3)
-        scores_W = q_KGBD.permute(2, 0, 1, 3) @ own.keys.transpose(2, 3)
-        p_BKGS, p_BKGW = self._softmax(scores_S, scores_W, softcap, window)
-        out_BKGD = p_BKGW @ own.values
-        out_KMD = p_BKGS.permute(1, 2, 0, 3).reshape(kv_heads, group * rows, common) @ shared.values
-        out_BKGD = out_BKGD + out_KMD.view(kv_heads, group, rows, width).permute(2, 0, 1, 3)
+        kv_heads, common = shared.values.shape[:2]
+        group = heads // kv_heads
+        q_BKGD = (q_HBD * scaling).transpose(0, 1).reshape(rows, kv_heads, group, width)
+        scores = q_BKGD @ own.keys
+        if common:
+            q_KMD = q_BKGD.transpose(0, 1).reshape(kv_heads, rows * group, width)  # M = B * G
+            scores_S = (q_KMD @ shared.keys).view(kv_heads, rows, group, common).transpose(0, 1)
+            scores = torch.cat([scores_S, scores], dim=-1)
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        hidden = self._out_of_sight(common, window)
+        p = torch.softmax(scores if hidden is None else scores.masked_fill_(hidden, float("-inf")), dim=-1)
+        out_BKGD = p[..., common:] @ own.values
+        if common:
+            p_KMS = p[..., :common].transpose(0, 1).reshape(kv_heads, rows * group, common)
+            out_BKGD += (p_KMS @ shared.values).view(kv_heads, rows, group, width).transpose(0, 1)
         self._next_layer()
         return out_BKGD.reshape(rows, heads, width)
 
-    def _softmax(self, scores_S: Tensor, scores_W: Tensor, softcap: float | None, window: int | None) -> tuple[Tensor, Tensor]:
-        scores = torch.cat([scores_S, scores_W], dim=-1)
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        common, columns = scores_S.shape[-1], scores_W.shape[-1]
-        depth = torch.arange(columns, device=scores.device) - self.pads_B[:, None]  # of the own part; negative: padding
-        hidden = torch.cat([torch.zeros(len(depth), common, dtype=torch.bool, device=scores.device), depth < 0], dim=1)
-        if window is not None:
-            place = torch.cat([torch.arange(common, device=scores.device).expand(len(depth), -1), depth + common], dim=1)
-            hidden |= place[:, -1:] - place >= window
-        p = torch.softmax(scores.masked_fill(hidden[:, None, None], float("-inf")), dim=-1)
-        return p[..., :common], p[..., common:]
+    def _out_of_sight(self, common: int, window: int | None) -> Tensor | None:
+        """Padding, and what lies further back than `window`: bool ``[B, 1, 1, S + W]``, or None where everything is seen."""
+        if window not in self._hidden:
+            depth_BW = torch.arange(self.width + 1, device=self.device) - self.pads_B[:, None]  # of the own part; negative: padding
+            shared_BS = torch.arange(common, device=self.device).expand(len(depth_BW), -1)
+            hidden = torch.cat([torch.zeros_like(shared_BS, dtype=torch.bool), depth_BW < 0], dim=1)
+            if window is not None:
+                place = torch.cat([shared_BS, depth_BW + common], dim=1)
+                hidden |= place[:, -1:] - place >= window
+            self._hidden[window] = hidden[:, None, None] if hidden.any() else None
+        return self._hidden[window]
 
     def _write(self, k_KBD: Tensor, v_KBD: Tensor) -> Memory:
         own = self.own[self.layer]
-        if own.keys.shape[2] == self.width:
-            own = self.own[self.layer] = Memory(_grown(own.keys), _grown(own.values))
-        own.keys[:, :, self.width] = k_KBD.transpose(0, 1)
+        own.keys[..., self.width] = k_KBD.transpose(0, 1)
         own.values[:, :, self.width] = v_KBD.transpose(0, 1)
-        return Memory(own.keys[:, :, : self.width + 1], own.values[:, :, : self.width + 1])
+        return Memory(own.keys[..., : self.width + 1], own.values[:, :, : self.width + 1])
 
     def _next_layer(self) -> None:
         self.layer = (self.layer + 1) % len(self.own)
-        self.width += self.layer == 0
+        if self.layer == 0:
+            self.width += 1
+            self._hidden.clear()
 
 
 def _common(paths: list[NDArray[np.int64]]) -> int:
@@ -103,9 +117,10 @@ def _common(paths: list[NDArray[np.int64]]) -> int:
     return shortest if same.all() else int(same.argmin())
 
 
-def _own(x_KTD: Tensor, index_BW: Tensor) -> Tensor:
-    return x_KTD[:, index_BW].transpose(0, 1).contiguous()
-
-
-def _grown(x_BKWD: Tensor) -> Tensor:
-    return torch.cat([x_BKWD, x_BKWD.new_zeros(*x_BKWD.shape[:2], GROWTH, x_BKWD.shape[3])], dim=2)
+def _own(x_KTD: Tensor, index_BW: Tensor, room: int, axis: int) -> Tensor:
+    """The rows' own tokens along `axis`, and room for more behind them."""
+    shape = [len(index_BW), x_KTD.shape[0], x_KTD.shape[2], x_KTD.shape[2]]
+    shape[axis] = index_BW.shape[1] + room
+    own = x_KTD.new_empty(shape)
+    own.narrow(axis, 0, index_BW.shape[1]).copy_(x_KTD[:, index_BW].transpose(0, 1).transpose(-2, axis))
+    return own

@@ -53,6 +53,11 @@ class Slot(nn.Module):
         """Take in a delta; it is not active by that."""
         self.deltas[key(name)] = delta
 
+    def dismiss(self, name: str) -> None:
+        """Let go of a delta, if it is hosted here."""
+        if key(name) in self.deltas:
+            del self.deltas[key(name)]
+
     def delta(self, name: str) -> nn.Module | None:
         """The delta called `name`, if it is hosted here."""
         return self.deltas[key(name)] if key(name) in self.deltas else None  # noqa: SIM401 - ModuleDict has no get
@@ -98,6 +103,11 @@ def activate(network: nn.Module, name: str | None) -> None:
     """Let the delta called `name` answer wherever it is hosted, and the base everywhere else."""
     for slot in slots(network).values():
         slot.active = name if name is not None and slot.delta(name) is not None else None
+
+
+def answers(network: nn.Module) -> str | None:
+    """Name of the delta that answers now; None is the base."""
+    return next((slot.active for slot in slots(network).values() if slot.active is not None), None)
 
 
 @contextmanager

@@ -1,0 +1,121 @@
+"""Routes: rows of one batch answered by different adapters, each as if it were alone.
+
+    x_TI ---> W ------------------------------+--> y_TO      the base reads all rows at once
+        \\-> [A one | A two | A three]_RI       |
+             h_TR, zero outside a row's own    |
+             \\-> [B one | B two | B three]_OR -+
+
+The thin matrices of all adapters are stacked, whatever their ranks, so a linear costs two thin matmuls however many adapters there are;
+what a row's adapter has no part in is multiplied by zero, which changes no sum.
+
+T tokens, I inputs and O outputs of a linear, R ranks of all adapters together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from luthier.core.errors import ModelError
+from luthier.methods._lowrank import LowRank
+from luthier.models import slot
+
+NAME = "routed"
+"""What the delta that stands for several is called in its slots."""
+
+
+class Routes:
+    """Which adapter each token of a forward pass belongs to; the same object for all linears.
+
+    Attributes:
+        names: the adapters; a token's number in `of_T` counts them, and -1 is the base.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.of_T = torch.empty(0, dtype=torch.int64)
+        self._weights: dict[tuple[tuple[int, int], ...], Tensor] = {}
+
+    def number(self, name: str | None) -> int:
+        """As `of_T` counts."""
+        return -1 if name is None else self.names.index(name)
+
+    def send(self, of_T: Tensor) -> None:
+        """The tokens of the next forward passes, until others are named."""
+        self.of_T = of_T
+        self._weights.clear()
+
+    def weights(self, ranks: tuple[tuple[int, int], ...], scale_R: Tensor) -> Tensor:
+        """``[T, R]``: the scale where a rank belongs to the token's adapter, zero elsewhere. Alike for all linears with equal `ranks`."""
+        if ranks not in self._weights:
+            owner_R = torch.tensor([number for number, rank in ranks for _ in range(rank)], device=self.of_T.device)
+            self._weights[ranks] = (self.of_T[:, None] == owner_R) * scale_R
+        return self._weights[ranks]
+
+
+class Routed(nn.Module):
+    """The low-rank deltas of one linear, stacked; as a delta it stands for all of them.
+
+    Args:
+        deltas: by the number of their adapter in `routes`.
+    """
+
+    def __init__(self, deltas: dict[int, LowRank], routes: Routes, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.routes = routes
+        self.ranks = tuple((number, delta.rank) for number, delta in deltas.items())
+        self.A_RI = torch.cat([delta.A.detach() for delta in deltas.values()]).to(dtype)
+        self.B_OR = torch.cat([delta.B.detach() for delta in deltas.values()], dim=1).to(dtype)
+        scales = [torch.full((delta.rank,), delta.scale) for delta in deltas.values()]
+        self.scale_R = torch.cat(scales).to(self.A_RI)
+
+    def forward(self, x: Tensor, base: nn.Module) -> Tensor:
+        """``base(x)``, and to each token what its adapter adds."""
+        y: Tensor = base(x).clone()  # a base may hand out a tensor it keeps
+        self.add_to(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]))
+        return y
+
+    def add_to(self, y_TO: Tensor, x_TI: Tensor) -> None:
+        """What the adapters add, in place."""
+        h_TR = (x_TI @ self.A_RI.T).mul_(self.routes.weights(self.ranks, self.scale_R))
+        y_TO.addmm_(h_TR, self.B_OR.T)
+
+
+@contextmanager
+def routed(network: nn.Module, names: list[str], dtype: torch.dtype) -> Iterator[Routes]:
+    """Let the adapters called `names` answer, each its own tokens, for a while; say which through `Routes.send`.
+
+    Args:
+        dtype: of the arithmetic.
+
+    Raises:
+        ModelError: no slot hosts one of them, or one is not a low-rank adapter.
+    """
+    routes, places = Routes(names), slot.slots(network)
+    for name in names:
+        if all(place.delta(name) is None for place in places.values()):
+            raise ModelError(f"There is no adapter called {name!r} here.", remedy="Attach or load it first.", code="adapter")
+    before = {place: place.active for place in places.values()}
+    try:
+        for place in places.values():
+            found = {number: delta for number, name in enumerate(names) if (delta := place.delta(name)) is not None}
+            place.active = None
+            if found:
+                place.host(NAME, Routed(_low_rank(found), routes, dtype))
+                place.active = NAME
+        yield routes
+    finally:
+        for place, active in before.items():
+            place.active = active
+            place.dismiss(NAME)
+
+
+def _low_rank(deltas: dict[int, nn.Module]) -> dict[int, LowRank]:
+    for delta in deltas.values():
+        if not isinstance(delta, LowRank):
+            what = f"An adapter of kind {type(delta).__name__} cannot answer beside others in one batch."
+            raise ModelError(what, remedy="Ask it in a batch of its own.", code="adapter")
+    return {number: delta for number, delta in deltas.items() if isinstance(delta, LowRank)}
