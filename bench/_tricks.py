@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from luthier.engine import ahead, loss, pack
+from luthier.engine import ahead, loss, tree
 from luthier.engine import session as session_module
 from luthier.engine.session import Session, states
 from luthier.engine.tree import Pack
@@ -107,7 +107,7 @@ def _instead(owner: Any, name: str, plain: Any) -> Switch:
 TRICKS: dict[str, Trick] = {
     "shared beginnings": Trick(
         "rows that begin alike share the beginning",
-        _instead(ahead, "packs", partial(pack.packs, share_at_least=1 << 40)),
+        _instead(tree, "_worthwhile", lambda lengths, _: np.zeros(len(lengths), np.int64)),
         rests_on=("packs",),
     ),
     "packs": Trick("rows of a step are laid out together up to 1,024 tokens, not one at a time"),

@@ -86,7 +86,7 @@ def planner(bushy_rows):
     class Formula(Planner):
         def need(self, way, *, tokens=None):
             peak = {"adamw": 100, "adamw8bit": 60, "layerwise": 40}[way.optimiser] * (0.67 if way.recompute else 1)
-            return Need(way, int(peak * (1 if way.tokens_per_pack == 1024 else 0.9)), 0, 0, 0, 0, 0, 0, 10, 1)
+            return Need(way, int(peak * (1 if way.tokens_per_pack == 1536 else 0.9)), 0, 0, 0, 0, 0, 0, 10, 1)
 
     def make(*, full=True, **said):
         nothing = {"outline": None, "shallow": None, "begin": None}
@@ -99,11 +99,11 @@ def planner(bushy_rows):
 def test_the_least_costly_way_that_fits_is_taken(planner):
     taken = {room: planner().plan(room).taken for room in (100, 95, 70, 59, 45, 30)}
     assert [str(need.way) for need in taken.values()] == [
-        "adamw, 1,024 tokens a forest",
+        "adamw, 1,536 tokens a forest",
         "adamw, 128 tokens a forest",
-        "adamw, 1,024 tokens a forest, blocks recomputed",
+        "adamw, 1,536 tokens a forest, blocks recomputed",
         "adamw8bit, 128 tokens a forest",
-        "adamw8bit, 1,024 tokens a forest, blocks recomputed",
+        "adamw8bit, 1,536 tokens a forest, blocks recomputed",
         "layerwise, a step in one forest, blocks recomputed",
     ]
 
@@ -111,7 +111,7 @@ def test_the_least_costly_way_that_fits_is_taken(planner):
 def test_nothing_fits(planner):
     plan = planner().plan(20)
     assert plan.taken is None
-    assert plan.weighed[-1].way == Way("layerwise", True, 1024), "the leanest comes last"
+    assert plan.weighed[-1].way == Way("layerwise", True, 1536), "the leanest comes last"
     assert plan.to_json()["fits"] is False
 
 

@@ -91,6 +91,8 @@ class TrainSpec(Strict):
     """Largest gradient norm; longer gradients are scaled down to it."""
     shuffle: bool = True
     """New order of rows each epoch, from the seed; false keeps the order of the file."""
+    group_prefixes: bool = False
+    """Rows that begin alike meet in the same step more often: cheaper where there are many different prompts, less mixed."""
     tokens_per_pack: Annotated[int, Field(ge=8)] | Auto = "auto"
     """Tokens laid out at once; auto takes what memory allows. Never changes the result beyond rounding."""
     optimiser: Literal["auto", "adamw", "adamw8bit", "layerwise"] = "auto"

@@ -72,6 +72,19 @@ class TokenTable:
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
 
+    def beginnings(self, rows_n: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int32]:
+        """Tokens `start` to `stop` of the first path of some rows, ascending: ``[n, stop - start]``, -1 behind a path's end."""
+        found = np.full((len(rows_n), stop - start), -1, np.int32)
+        paths = self._first[rows_n]
+        bounds = np.searchsorted(paths, [0, *self._ends])
+        for batch, before, first, last in zip(self._batches, [0, *self._ends], bounds, bounds[1:], strict=False):
+            if first < last:
+                places = paths[first:last] - before
+                at = batch.offsets[places][:, None] + np.arange(start, stop)
+                inside = at < batch.offsets[places + 1][:, None]
+                found[first:last] = np.where(inside, batch.tokens[np.minimum(at, len(batch.tokens) - 1)], -1)
+        return found
+
     @classmethod
     def from_rows(cls, rows: Iterable[Row]) -> TokenTable:
         """A table in memory from ready-made ids.

@@ -99,7 +99,7 @@ def _passed(tape: Tape, out: Any, name: str, after: str) -> None:
 
 def heaviest(rows: Rows, train: TrainSpec, budget: int, *, parts: int = 1) -> tuple[Pack, int]:
     """The largest forest of the run, and the most forests any step is cut into."""
-    order = Order(len(rows), train)
+    order = Order(rows, train)
     looked = range(0, order.steps, max(1, order.steps // STEPS_LOOKED_AT))
     totals = [(sum(len(s.tokens) for i in order.rows(step) for s in rows[i].sequences), step) for step in looked]
     plans = [planned([rows[i] for i in order.rows(step)], budget, parts=parts).packs for _, step in sorted(totals, reverse=True)[:4]]

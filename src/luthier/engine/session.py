@@ -27,8 +27,8 @@ from luthier.models.device import send
 from luthier.models.model import Model
 from luthier.models.recompute import recompute
 
-TOKENS_PER_PACK = 1024
-"""When nobody chose: enough rows for matmuls at full rate on a CPU; more only costs memory (measured, docs/log.md)."""
+TOKENS_PER_PACK = 1536
+"""When nobody chose: matmuls at full rate on a CPU, and a step of 8 to 16 short rows in one forest; more costs memory (docs/log.md)."""
 
 WHOLE_STEP = 1 << 40
 """Budget of a layerwise step: its gradients cannot wait for a second forest."""
@@ -71,7 +71,7 @@ class Session:
     ) -> None:
         self.model, self.method, self.objective = model, method, objective
         self.rows, self.valid, self.train = rows, valid, train
-        self.order = Order(len(rows), train)
+        self.order = Order(rows, train)
         self.steps = self.order.steps
         self.step = 0
         usual = TOKENS_PER_PACK if model.device.type == "cpu" else TOKENS_ON_ACCELERATOR

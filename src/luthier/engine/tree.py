@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,11 @@ from numpy.typing import NDArray
 from luthier.core.sequence import Sequence
 from luthier.models.sight import Sight
 
-SHARE_AT_LEAST = 12
-"""Shorter common beginnings are laid out again: the extra node costs more calls than it saves arithmetic (measured, docs/log.md)."""
+NODE_COSTS = 10
+"""What one more node costs, in tokens laid out: attention calls once more in every layer (7 to 11 tokens, docs/log.md)."""
+
+SPAN_COSTS = 2
+"""What one more span that a node sees costs, in tokens: its keys and values are gathered before they are used (docs/log.md)."""
 
 
 @dataclass(slots=True)
@@ -54,31 +58,81 @@ class Pack:
         return float(self.weights_N.sum(dtype=np.float64))
 
 
-def sort_key(tokens: NDArray[np.int32]) -> bytes:
-    """Bytes that sort as the token ids do, so that paths with equal beginnings become neighbours."""
-    return tokens.astype(">u4").tobytes()
+@dataclass(slots=True)
+class Grove:
+    """Sequences in the order in which they are laid out, n of them; any part of them, in this order, can be planted.
+
+    Attributes:
+        order: their indices, sorted by tokens, so that equal beginnings are neighbours.
+        shared_n: how many tokens each lays out together with the one before it.
+    """
+
+    sequences: Many[Sequence]
+    order: list[int]
+    shared_n: NDArray[np.int64]
 
 
-def shared(left: NDArray[np.int32], right: NDArray[np.int32]) -> int:
+def grove(sequences: Many[Sequence]) -> Grove:
+    """Sort sequences and decide which beginnings they share: those whose saved tokens are worth a node of their own."""
+    order = sorted(range(len(sequences)), key=lambda i: sequences[i].tokens.astype(">u4").tobytes())  # these bytes sort as the ids do
+    paths = [sequences[i].tokens for i in order]
+    common = [0, *(_common(left, right) for left, right in pairwise(paths))]
+    return Grove(sequences, order, _worthwhile([len(path) for path in paths], common))
+
+
+def _common(left: NDArray[np.int32], right: NDArray[np.int32]) -> int:
     """How many tokens two paths have in common at their beginning."""
     length = min(len(left), len(right))
-    differs = np.flatnonzero(left[:length] != right[:length])
-    return int(differs[0]) if len(differs) else length
+    differs = left[:length] != right[:length]
+    first = int(differs.argmax()) if length else 0
+    return first if length and differs[first] else length
 
 
-def plant(sequences: Many[Sequence], members: list[int] | None = None, *, share_at_least: int = SHARE_AT_LEAST) -> Pack:
+def _worthwhile(lengths: list[int], common: list[int]) -> NDArray[np.int64]:
+    """What sorted paths really share, given what they have in common with the one before.
+
+    Where m paths part after L tokens that only they share, a node of L tokens saves ``(m - 1) * L``. If that is not worth it, each of
+    them lays these tokens out itself and they part where the node began. A path that ends at the fork needs no node of its own.
+    """
+    shared_n = np.zeros(len(lengths), np.int64)
+    depths, forks, ends = [0], [list[int]()], [0]  # open nodes, root first: depth of the fork, places that part there, paths that end there
+    for i in range(1, len(lengths) + 1):
+        depth = common[i] if i < len(lengths) else 0
+        while depths[-1] > depth:
+            fork, places, ending = depths.pop(), forks.pop(), ends.pop()
+            above, ways = max(depth, depths[-1]), len(places) + 1
+            if ending or (ways - 1) * (fork - above) >= NODE_COSTS + SPAN_COSTS * ways:
+                shared_n[places] = fork
+            elif depths[-1] == above:
+                forks[-1].extend(places)
+            else:
+                depths.append(above)
+                forks.append(places)
+                ends.append(0)
+        if depths[-1] < depth:
+            depths.append(depth)
+            forks.append([])
+            ends.append(0)
+        if i < len(lengths):
+            forks[-1].append(i)
+            ends[-1] += lengths[i - 1] == depth
+    return shared_n
+
+
+def plant(trees: Grove, places: Many[int] | None = None) -> Pack:
     """Lay sequences out as one forest.
 
     Args:
-        sequences: all candidate paths.
-        members: which of them to plant, already sorted by `sort_key`; all of them, sorted here, when left out.
-        share_at_least: shorter common beginnings are not shared.
+        places: which of ``trees.order`` to plant, ascending; all of them when left out.
     """
-    if members is None:
-        members = sorted(range(len(sequences)), key=lambda i: sort_key(sequences[i].tokens))
     layout = _Layout()
-    for member in members:
-        layout.add(sequences[member], member, share_at_least)
+    shared, before = trees.shared_n.tolist(), -1
+    members: list[int] = []
+    for place in range(len(trees.order)) if places is None else places:
+        common = min(shared[before + 1 : place + 1]) if members else 0
+        layout.add(trees.sequences[trees.order[place]], trees.order[place], common)
+        members.append(trees.order[place])
+        before = place
     return layout.pack(members)
 
 
@@ -94,19 +148,15 @@ class _Layout:
         self.owners: list[NDArray[np.int64]] = []
         self.size = 0
         self.path = np.empty(0, np.int64)
-        self.last = np.empty(0, np.int32)
         self.closed: list[tuple[NDArray[np.int64], int]] = []
 
-    def add(self, sequence: Sequence, member: int, share_at_least: int) -> None:
-        common = shared(self.last, sequence.tokens)
-        common = common if common >= share_at_least else 0
+    def add(self, sequence: Sequence, member: int, common: int) -> None:
         new = len(sequence.tokens) - common
         self.closed.append((self.path[common:], self.size))  # their subtrees end where the new branch begins
         self.path = np.concatenate([self.path[:common], np.arange(self.size, self.size + new)])
         self.tokens.append(sequence.tokens[common:])
         self.positions.append(np.arange(common, len(sequence.tokens)))
         self.size += new
-        self.last = sequence.tokens
         learned = np.flatnonzero(sequence.weights)
         self.rows.append(self.path[learned - 1])
         self.targets.append(sequence.tokens[learned])

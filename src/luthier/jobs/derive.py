@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from luthier.core.errors import SpecError
 from luthier.core.events import Note
 from luthier.core.spec import Spec, TrainSpec
 
@@ -98,6 +99,12 @@ class _Derivation:
 
     def train(self) -> TrainSpec:
         asked = self.spec.train
+        if asked.group_prefixes and not asked.shuffle:
+            raise SpecError(
+                "train.group_prefixes deals the rows anew, but train.shuffle = false keeps the order of the file.",
+                remedy="Leave one of them out.",
+                code="bad_value",
+            )
         rows_per_step = self.take(asked.rows_per_step, "rows_per_step", *self.rows_per_step())
         epochs = self.take(asked.epochs, "epochs", *self.epochs())
         planned = math.ceil(max(1, round(epochs * self.facts.rows)) / rows_per_step)

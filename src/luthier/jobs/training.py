@@ -16,6 +16,7 @@ from luthier.core.sequence import Rows
 from luthier.core.spec import Spec, checked
 from luthier.engine import checkpoint
 from luthier.engine.arena import keep_memory
+from luthier.engine.order import compared
 from luthier.engine.rehearsal import rehearse
 from luthier.engine.session import Session
 from luthier.engine.watch import Watch
@@ -98,6 +99,8 @@ def dress_rehearsal(training: Training, *, foreseen: int = 0, listen: Listener) 
                 f"The plan foresaw {foreseen / 2**20:,.0f} MiB at the highest, the rehearsal found {off:+.0%}.", data={"foreseen": foreseen}
             )
         )
+    if train.group_prefixes:
+        listen(compared(session.rows, session.order, forecast.tokens_per_pack))
     update = {"tokens_per_pack": forecast.tokens_per_pack}
     training.spec = training.spec.model_copy(update={"train": train.model_copy(update=update)})
     return training
