@@ -110,7 +110,7 @@ def _table(asked: argparse.Namespace, work: str, name: str) -> list[dict[str, An
         kept = [v.name for v in variants()[name] if "kept memory" not in v.off]
         for together in (kept, [v for v in table if v not in kept]):
             for run in _process(asked, work, together, asked.turns, asked.prefix):
-                found[run["variant"]] = run | {"peak_mb": found.get(run["variant"], {}).get("peak_mb", 0)}
+                found[run["variant"]] = run | {"peak_mb": found.get(run["variant"], {}).get("peak_mb", 0)}  # many in one process
     if "memory" in asked.parts:
         for variant in table:
             alone = _process(asked, work, [variant], 2, "")[0]
@@ -173,10 +173,10 @@ def show(runs: list[dict[str, Any]]) -> int:
     for run in runs:
         same = equal(run, first)
         wrong += not same
-        speed, peak = run["tokens_per_s"] / first["tokens_per_s"], run["peak_mb"] / (first["peak_mb"] or 1)
+        peaks = f"{run['peak_mb']:,} | {run['peak_mb'] / first['peak_mb']:.2f}" if run["peak_mb"] and first["peak_mb"] else " | "
         print(
-            f"| {run['variant']} | {run['tokens_per_s']:,.0f} | {speed:.2f} | {run['peak_mb']:,} | {peak:.2f} "
-            f"| {run['losses'][0]:.4f}{'' if same else ' DIFFERS'} |"
+            f"| {run['variant']} | {run['tokens_per_s']:,.0f} | {run['tokens_per_s'] / first['tokens_per_s']:.2f} "
+            f"| {peaks} | {run['losses'][0]:.4f}{'' if same else ' DIFFERS'} |"
         )
     return wrong
 
