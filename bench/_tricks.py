@@ -110,7 +110,7 @@ TRICKS: dict[str, Trick] = {
         _instead(tree, "_worthwhile", lambda lengths, _: np.zeros(len(lengths), np.int64)),
         rests_on=("packs",),
     ),
-    "packs": Trick("rows of a step are laid out together up to 1,024 tokens, not one at a time"),
+    "packs": Trick("rows of a step are laid out together up to the engine's number of tokens, not one at a time"),
     "tree attention": Trick("attention costs what is seen, not T x T under a mask", dense),
     "learned rows": Trick("the head sees learned states only", _instead(Session, "loss", whole_head)),
     "head chunks": Trick("256 learned states at a time", _instead(loss, "CHUNK", 1 << 40), rests_on=("learned rows",)),

@@ -56,7 +56,7 @@ def variants() -> dict[str, list[Variant]]:
         "off": [
             Variant("everything"),
             *(Variant(_named("without", fallen(name), name), fallen(name)) for name in TRICKS),
-            *(Variant(f"packs of {size}", tokens_per_pack=size) for size in (256, 512, 2048)),
+            *(Variant(f"packs of {size}", tokens_per_pack=size) for size in (256, 512, 1024, 2048)),
         ],
         "on": [Variant("plain", every), *(Variant(_named("only", standing(name), name), every - standing(name)) for name in TRICKS)],
     }

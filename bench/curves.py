@@ -103,7 +103,8 @@ def _own(file: Path) -> dict[str, str]:
 
 def _sharing(file: Path) -> dict[str, str]:
     """What ``sharing.py`` found: cost by rows a step, and tokens laid out by the share of a row that is a common prompt."""
-    rows = json.loads(file.read_text()).get("rows", []) if file.is_file() else []
+    runs = json.loads(file.read_text())["runs"] if file.is_file() else []
+    rows = [run for run in runs if run["part"] == "rows"]
     cost: dict[str, _chart.Points] = {}
     laid: dict[str, _chart.Points] = {}
     for row in rows:
