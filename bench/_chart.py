@@ -77,7 +77,7 @@ def _line(name: str, places: list[tuple[float, float]], colour: str, dashed: boo
     drawn = [f'<polyline{kind} stroke="{colour}" points="{path}"/>']
     if not dashed:
         drawn += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in places]
-    left = LEFT + 110 + number * 140
+    left = LEFT + 70 + number * 140
     drawn.append(f'<line{kind} x1="{left}" x2="{left + 18}" y1="{TOP - 14}" y2="{TOP - 14}" stroke="{colour}" stroke-width="2"/>')
     drawn.append(f'<text x="{left + 24}" y="{TOP - 10}">{escape(name)}</text>')
     return drawn
