@@ -112,3 +112,22 @@ def test_a_sliding_window_that_bites_is_left_to_the_plain_block(tiny_model):
     sight, positions_T = forest()
     x_TD = torch.zeros(len(positions_T), 32)
     assert not model.blocks()[0]._fits(x_TD, sight)
+
+
+@pytest.mark.usefixtures("_kernels")
+def test_a_young_adapter_is_not_rounded_away(tiny_model, monkeypatch):
+    """In bf16 a delta far smaller than the stream of states must still change the output as much as it does in the plain block."""
+    moved = {}
+    for plainly in (False, True):
+        model = tiny_model(dtype="bfloat16", max_position_embeddings=512)
+        model.embedding().weight.data.mul_(100)
+        method = lora.Method(lora.Options(rank=8, targets=["o_proj", "down_proj"]))
+        method.attach(model)
+        answers = []
+        for size in (0.0, 0.02):
+            for delta in method.deltas(model).values():
+                torch.nn.init.normal_(delta.B, std=size, generator=torch.Generator().manual_seed(3))
+            answers.append(run(model, plainly=plainly, monkeypatch=monkeypatch)[0].float())
+        moved[plainly] = (answers[1] - answers[0]).norm()
+    assert moved[True] > 0
+    assert 0.8 < moved[False] / moved[True] < 1.25

@@ -64,14 +64,17 @@ class Joined:
         return [cast(nn.Parameter, parameter) for parameter in found if parameter is not None]
 
     def forward(self, x_TI: Tensor, *, out_TO: Tensor | None = None, add_TO: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The members' outputs side by side, into `out_TO` where given, `add_TO` added; and ``h = x A^T``, which `backward` wants."""
-        base = add_TO if self.bias_O is None else self.bias_O if add_TO is None else add_TO + self.bias_O
+        """The members' outputs side by side, into `out_TO` where given, `add_TO` added; and ``h = x A^T``, which `backward` wants.
+
+        `add_TO`, the large stream of states, comes last: rounded to bf16 with it, a young delta would be less than half a step and lost.
+        """
         weight = self.weight_OI.t()
-        y = torch.mm(x_TI, weight, out=out_TO) if base is None else torch.addmm(base, x_TI, weight, out=out_TO)
-        if self.A_RI is None or self.B_OR is None:
-            return y, None
-        h_TR = x_TI @ self.A_RI.t()
-        return y.addmm_(h_TR, self.B_OR.t()), h_TR
+        y = torch.mm(x_TI, weight, out=out_TO) if self.bias_O is None else torch.addmm(self.bias_O, x_TI, weight, out=out_TO)
+        h_TR = None
+        if self.A_RI is not None and self.B_OR is not None:
+            h_TR = x_TI @ self.A_RI.t()
+            y.addmm_(h_TR, self.B_OR.t())
+        return (y if add_TO is None else y.add_(add_TO)), h_TR
 
     @property
     def moves(self) -> bool:
