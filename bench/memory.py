@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,7 @@ def cells(model: str, shared: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
+    parser.add_argument("--shared", type=Path, default=Path(os.environ.get("LUTHIER_SHARED") or HERE.parents[1] / "shared"))
     parser.add_argument("--model", default="", help="folder of the 135 M shape; left out, only the small bases are measured")
     parser.add_argument("--smoke", action="store_true", help="one cell, two steps")
     parser.add_argument("--only", default="", help="cells whose line holds this text")
@@ -68,14 +69,21 @@ def main() -> None:
     else:
         grid = [cell for cell in cells(asked.model, asked.shared) if asked.only in line(cell)]
     print(f"{'':<58}{'foreseen':>10}{'measured':>10}{'off':>7}{'s/step':>8}  MiB")
-    found = []
     for cell in grid:
         planned = _alone(cell, "plan", asked)
-        found.append(result := cell | planned | _alone(cell | planned["way"], "run", asked) | {"model": Path(cell["model"]).name})
+        result = cell | planned | _alone(cell | planned["way"], "run", asked) | {"model": Path(cell["model"]).name, "limit": asked.limit}
         off = result["foreseen"] / result["measured"] - 1
+        keep(result, asked.save)
         print(f"{line(result):<58}{result['foreseen']:>10.0f}{result['measured']:>10.0f}{off:>+7.1%}{result['seconds']:>8.2f}", flush=True)
-    if asked.save:
-        asked.save.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def keep(result: dict[str, Any], path: Path | None) -> None:
+    """Put one result among those of `path`, in the place of an older one of the same cell."""
+    if path is None:
+        return
+    older = json.loads(path.read_text()) if path.is_file() else []
+    others = [other for other in older if (line(other), other["limit"]) != (line(result), result["limit"])]
+    path.write_text(json.dumps([*others, result], indent=1) + "\n")
 
 
 def line(cell: dict[str, Any]) -> str:

@@ -114,6 +114,7 @@ def test_ten_steps_follow_the_teaching_loop(tiny_model, bushy_rows, oracle):
 
 def test_chunked_loss_equals_all_logits_at_once(monkeypatch):
     monkeypatch.setattr("luthier.engine.loss.CHUNK", 3)
+    monkeypatch.setattr("luthier.engine.loss.HEAD_ROWS", 5)
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(10, 6, generator=generator, requires_grad=True)
     head = torch.randn(17, 6, generator=generator, requires_grad=True)

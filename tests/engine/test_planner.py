@@ -6,7 +6,7 @@ import torch
 from luthier.core.spec import TrainSpec
 from luthier.engine.planner import Need, Planner, Way
 from luthier.engine.probe import _phases, cut, heaviest, working
-from luthier.engine.session import Session
+from luthier.engine.session import TOKENS_PER_PACK, Session
 from luthier.engine.tape import Tape
 from luthier.methods import full, lora
 from luthier.objectives import sft
@@ -86,12 +86,12 @@ def planner(bushy_rows):
     class Formula(Planner):
         def need(self, way, *, tokens=None):
             peak = {"adamw": 100, "adamw8bit": 60, "layerwise": 40}[way.optimiser] * (0.67 if way.recompute else 1)
-            return Need(way, int(peak * (1 if way.tokens_per_pack == 1536 else 0.9)), 0, 0, 0, 0, 0, 0, 10, 1)
+            return Need(way, int(peak * (1 if way.tokens_per_pack == TOKENS_PER_PACK else 0.9)), 0, 0, 0, 0, 0, 0, 10, 1)
 
     def make(*, full=True, **said):
         nothing = {"outline": None, "shallow": None, "begin": None}
         train = TRAIN.model_copy(update=said)
-        return Formula(**nothing, rows=bushy_rows(count=20), train=train, full=full, mapped=False, program=0)
+        return Formula(**nothing, rows=bushy_rows(count=20), train=train, full=full, dtype=torch.float32, mapped=False, program=0)
 
     return make
 
@@ -99,11 +99,11 @@ def planner(bushy_rows):
 def test_the_least_costly_way_that_fits_is_taken(planner):
     taken = {room: planner().plan(room).taken for room in (100, 95, 70, 59, 45, 30)}
     assert [str(need.way) for need in taken.values()] == [
-        "adamw, 1,536 tokens a forest",
+        f"adamw, {TOKENS_PER_PACK:,} tokens a forest",
         "adamw, 128 tokens a forest",
-        "adamw, 1,536 tokens a forest, blocks recomputed",
+        f"adamw, {TOKENS_PER_PACK:,} tokens a forest, blocks recomputed",
         "adamw8bit, 128 tokens a forest",
-        "adamw8bit, 1,536 tokens a forest, blocks recomputed",
+        f"adamw8bit, {TOKENS_PER_PACK:,} tokens a forest, blocks recomputed",
         "layerwise, a step in one forest, blocks recomputed",
     ]
 
@@ -111,7 +111,7 @@ def test_the_least_costly_way_that_fits_is_taken(planner):
 def test_nothing_fits(planner):
     plan = planner().plan(20)
     assert plan.taken is None
-    assert plan.weighed[-1].way == Way("layerwise", True, 1536), "the leanest comes last"
+    assert plan.weighed[-1].way == Way("layerwise", True, TOKENS_PER_PACK), "the leanest comes last"
     assert plan.to_json()["fits"] is False
 
 

@@ -7,6 +7,7 @@ import pytest
 from luthier.cli.main import dispatch
 from luthier.core.errors import ResultError
 from luthier.core.events import Note
+from luthier.engine.session import TOKENS_PER_PACK
 from luthier.jobs import planning
 from luthier.jobs.run import train_only
 from luthier.jobs.specs import gather
@@ -85,10 +86,10 @@ def test_a_run_that_does_not_fit_as_asked_is_changed_and_says_so(days, shared, t
     folder = train_only(spec, out=tmp_path / "run", listen=heard.append)
     changes = [e.text for e in heard if isinstance(e, Note) and "changed to" in e.text]
     assert len(changes) == 1
-    assert changes[0].startswith("adamw, 1,536 tokens a forest would take")
+    assert changes[0].startswith(f"adamw, {TOKENS_PER_PACK:,} tokens a forest would take")
     assert any("The plan foresaw" in e.text and "the rehearsal found" in e.text for e in heard if isinstance(e, Note))
     from luthier.jobs import specs
 
     train = specs.load(folder.spec).train
-    assert (train.optimiser, train.recompute, train.tokens_per_pack) != ("adamw", False, 1536)
+    assert (train.optimiser, train.recompute, train.tokens_per_pack) != ("adamw", False, TOKENS_PER_PACK)
     assert "auto" not in (train.optimiser, train.recompute, train.tokens_per_pack)

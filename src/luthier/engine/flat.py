@@ -77,6 +77,7 @@ class Flat:
         self.master: Tensor | None = None
         self.sums: Tensor | None = None
         self.lower: Tensor | None = None
+        self.gathered: Tensor | None = None
         self.moments: tuple[Tensor | Packed, Tensor | Packed] | None = None
         if not lean:
             self._take_masters()
@@ -96,6 +97,12 @@ class Flat:
     def moment_bytes(self) -> int:
         """Bytes the moments take, or will take."""
         return self.size * 2 + 8 * self.size // BLOCK if self.lean else self.size * 8
+
+    def sum_of(self, p: nn.Parameter) -> Tensor:
+        """Where fp32 sums of the gradients of `p` are kept when a step has several forests; one buffer, made when first asked for."""
+        if self.gathered is None:
+            self.gathered = torch.empty(self.size, device=self.device)
+        return self.gathered[self.spans[p]].view(p.shape)
 
     def ready(self) -> None:
         """Make the moments; the first step does."""

@@ -39,7 +39,7 @@ class Optimiser:
         self.flats = [Flat(g, train.weight_decay if g.decay else 0.0, lean=lean, scratch=scratch) for g in groups if g.parameters]
         self._home = {p: flat for flat in self.flats for p in flat.spans}
         self._several = False
-        self._sums: dict[nn.Parameter, Tensor] = {}
+        self._begun: set[nn.Parameter] = set()  # whose sums of several forests hold something
         self._squares: list[Tensor] | None = None  # of the lengths of gradients, while a layerwise step is under way
         self._share, self._clip = 0.0, 0.0
         _listen(self, [p for flat in self.flats if not flat.whole for p in flat.spans])
@@ -62,11 +62,14 @@ class Optimiser:
                 self._update_now(p, p.grad, self._squares)
             p.grad = None
         elif self._several and p.dtype != torch.float32:
-            if p in self._sums:
-                self._sums[p] += p.grad
-            else:
-                self._sums[p] = p.grad.float()
-            p.grad = None
+            self._add(p, p.grad)
+
+    @torch.no_grad()
+    def _add(self, p: nn.Parameter, gradient: Tensor) -> None:
+        sum_ = self._home[p].sum_of(p)
+        sum_.add_(gradient) if p in self._begun else sum_.copy_(gradient)
+        self._begun.add(p)
+        p.grad = None
 
     def gradients(self) -> list[Tensor]:
         """The gradient gathered so far in fp32, to be changed in place, in one order always; zeros where no forest reached a weight.
@@ -75,9 +78,8 @@ class Optimiser:
         """
         assert not self.layerwise, "a layerwise gradient is never whole"
         for p, flat in self._home.items():
-            if not flat.whole and p not in self._sums:
-                self._sums[p] = torch.zeros(p.shape, device=p.device) if p.grad is None else p.grad.float()
-                p.grad = None
+            if not flat.whole and p not in self._begun:
+                self._add(p, torch.zeros_like(p) if p.grad is None else p.grad)
         return [*(flat.sums for flat in self.flats if flat.sums is not None), *(g for _, g in self._gathered())]
 
     def norm(self) -> Tensor:
@@ -109,7 +111,7 @@ class Optimiser:
 
     def forget(self) -> None:
         """Drop the gradient gathered so far."""
-        self._sums.clear()
+        self._begun.clear()
         self._squares = None
         for flat in self.flats:
             if flat.sums is not None:
@@ -134,7 +136,7 @@ class Optimiser:
     def _gathered(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Gradients that lie in no flat sum."""
         for p, flat in self._home.items():
-            gradient = self._sums.get(p, p.grad)
+            gradient = flat.sum_of(p) if p in self._begun else p.grad
             if not flat.whole and gradient is not None:
                 yield p, gradient
 

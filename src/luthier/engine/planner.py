@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+import torch
 from torch import nn
 
 from luthier.core.sequence import Rows
@@ -23,13 +24,16 @@ from luthier.models.model import Model
 
 Kind = Literal["adamw", "adamw8bit", "layerwise"]
 
-LIBRARIES = 140 * 2**20
-"""What the matmul library, autograd and the threads' own heaps take once used: 100 to 180 MB here (bench/memory.py)."""
+LIBRARIES = {torch.bfloat16: 150 * 2**20, torch.float32: 100 * 2**20}
+"""What matmul libraries, autograd and the threads' own heaps take once used: seen on the smallest bases (bench/memory.py)."""
 
-FRAGMENTS = 0.1
-"""Share of a forest's memory that lies between blocks in use, with the allocator told to keep what is freed (bench/memory.py)."""
+GAPS = {torch.bfloat16: 0.3, torch.float32: 0.85}
+"""Memory between blocks in use, and what matmuls take for themselves, as a share of a forest's; fp32 ones copy more (bench/memory.py)."""
 
-HALVES = (512, 256, 128)
+GAPS_MORE = 0.1
+"""More of it for each further forest of a step: their sizes differ, and seldom do they take over each other's places (bench/memory.py)."""
+
+HALVES = (1024, 512, 256, 128)
 """Forests smaller than the usual that are weighed; below 128 tokens every matmul is too thin to be worth having."""
 
 
@@ -52,7 +56,7 @@ class Need:
 
     Attributes:
         program: Python, libraries, data. weights: of the base, as they are computed with. trained: adapters, or masters of the weights.
-        moments: of AdamW. gradients: sums kept in one piece; others are part of `working`.
+        moments: of AdamW. gradients: sums kept in one piece (fp32 weights; several forests a step); others are part of `working`.
         activations: kept for backward. working: everything else a forest needs at its worst moment.
         tokens: of the heaviest forest. forests: most in one step.
     """
@@ -111,7 +115,7 @@ class Planner:
         begin: a session over such a network, its method attached, with these numbers.
         rows: what is learned. train: derived; the `auto` left in it is what there is to choose.
         full: whether every weight trains, so that the optimiser's state is worth shrinking.
-        mapped: whether weights are used in the format of their file, and so stay mapped from it.
+        dtype: of the arithmetic. mapped: whether weights are used in the format of their file, and so stay mapped from it.
         program: bytes of the process without any weights.
     """
 
@@ -124,13 +128,15 @@ class Planner:
         rows: Rows,
         train: TrainSpec,
         full: bool,
+        dtype: torch.dtype,
         mapped: bool,
         program: int,
     ) -> None:
         self.outline, self.shallow, self.begin = outline, shallow, begin
-        self.rows, self.train, self.full, self.mapped, self.program = rows, train, full, mapped, program
+        self.rows, self.train, self.full = rows, train, full
+        self.dtype, self.mapped, self.program = dtype, mapped, program
         self._heaviest: dict[int, tuple[Pack, int]] = {}
-        self._fixed: dict[Kind, tuple[int, int, int, int, int, int]] = {}
+        self._fixed: dict[tuple[Kind, bool], tuple[int, int, int, int, int, int]] = {}
 
     def plan(self, available: int) -> Plan:
         """Weigh ways, the least costly first, until one fits into `available` bytes."""
@@ -182,40 +188,41 @@ class Planner:
         train = self.train.model_copy(update=asdict(way))
         pack, forests = self.heaviest(way.optimiser, way.tokens_per_pack)
         pack = cut(pack, tokens) if tokens else pack
-        blocks, vocabulary, weights, trained, moments, gradients = self._count(way.optimiser)
+        gaps = GAPS[self.dtype] + GAPS_MORE * (min(forests, 8) - 1)
+        blocks, vocabulary, weights, trained, moments, gradients = self._count(way.optimiser, several=forests > 1)
         forest: Working = working(
             lambda depth, known: self.begin(self.shallow(depth, known), train), pack, blocks=blocks, vocabulary=vocabulary, forests=forests
         )
         return Need(
             way=way,
-            program=self.program + LIBRARIES,
+            program=self.program + LIBRARIES[self.dtype],
             weights=weights,
             trained=trained,
             moments=moments,
             gradients=gradients,
             activations=forest.activations,
-            working=int((1 + FRAGMENTS) * forest.peak) - forest.activations,
+            working=int((1 + gaps) * forest.peak) - forest.activations,
             tokens=len(pack.tokens_T),
             forests=forests,
         )
 
-    def _count(self, kind: Kind) -> tuple[int, int, int, int, int, int]:
+    def _count(self, kind: Kind, *, several: bool) -> tuple[int, int, int, int, int, int]:
         """Blocks, token ids, and bytes of weights, masters, moments and flat sums."""
-        if kind not in self._fixed:
+        if (kind, several) not in self._fixed:
             model = self.outline()
             blocks, vocabulary = len(model.blocks()), model.head().weight.shape[0]
             session = self.begin(model, self.train.model_copy(update={"optimiser": kind}))
             flats = session.optimiser.flats
             views = {p for flat in flats if flat.whole for p in flat.spans}
-            self._fixed[kind] = (
+            self._fixed[kind, several] = (
                 blocks,
                 vocabulary,
                 sum(p.nbytes for p in model.network.parameters() if p not in views) + self._twice(model, views),
                 sum(t.nbytes for flat in flats for t in (flat.master, flat.lower) if t is not None),
                 sum(flat.moment_bytes for flat in flats),
-                sum(flat.sums.nbytes for flat in flats if flat.sums is not None),
+                sum(4 * flat.size for flat in flats if flat.whole or (several and any(p.dtype != torch.float32 for p in flat.spans))),
             )
-        return self._fixed[kind]
+        return self._fixed[kind, several]
 
     def _twice(self, model: Model, views: set[nn.Parameter]) -> int:
         """Weights that were copied out of the file they are mapped from, to lie beside others: the file's pages stay."""

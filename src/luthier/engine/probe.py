@@ -64,6 +64,9 @@ def _phases(session: Session, pack: Pack, forests: int) -> dict[str, int]:
     handles = _marked(session, tape)
     pack = replace(pack, tokens_T=pack.tokens_T % known, targets_N=pack.targets_N % known)
     try:
+        for _ in range(min(forests, 2) - 1):  # sums of several forests are there from the second on; they are counted with the state
+            (session.loss(pack) / max(pack.weight, 1e-9)).backward()
+        tape.clear()
         with tape:
             (session.loss(pack) / max(pack.weight, 1e-9)).backward()
     finally:

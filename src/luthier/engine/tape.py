@@ -30,6 +30,12 @@ class Tape(TorchDispatchMode):
         self.peaks: dict[str, int] = {}
         self.begins: dict[str, int] = {}
         self._known: dict[int, Any] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the phases so far."""
+        self.peaks.clear()
+        self.begins.clear()
         self.enter("begin")
 
     def enter(self, phase: str) -> None:

@@ -97,6 +97,7 @@ def planner_of(spec: Spec, base: Model, rows: Rows, *, program: int) -> Planner:
         rows=rows,
         train=spec.train,
         full=spec.method.name == "full",
+        dtype=base.dtype,
         mapped=str(read_config(base.folder).dtype) == str(base.dtype),
         program=program,
     )
@@ -112,12 +113,13 @@ def fitted(work: Training, *, listen: Listener) -> tuple[Training, int]:
     """Take the least costly way that fits, before anything is tried; what had to change is told.
 
     Returns:
-        the training with optimiser, recompute and tokens_per_pack said, and the bytes foreseen; 0 on an accelerator, which is not planned.
+        the training with optimiser, recompute and tokens_per_pack said, and the bytes foreseen; 0 where nothing is: on an accelerator, or
+        with a packed base, which the rehearsal measures all the same.
 
     Raises:
         ResultError: nothing fits.
     """
-    if work.model.device.type != "cpu":
+    if work.model.device.type != "cpu" or work.model.packing:
         return work, 0
     room = int(MARGIN * (memory()[1] + resident()))
     found = weigh(work.spec, work.model, work.data.rows, program=program_bytes(work.model), available=room)
