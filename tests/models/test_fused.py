@@ -14,7 +14,7 @@ from luthier.models.joined import _adjacent
 from luthier.models.sight import Sight
 
 SHARED, FIRST, SECOND, ALONE = 9, 5, 300, 4  # a node longer than one piece is among them
-TYPES = ["llama", "mistral", "qwen2"]
+TYPES = ["llama", "mistral", "qwen2", "qwen3", "smollm3"]
 
 
 @pytest.fixture(params=["compiled", "torch"])
@@ -53,11 +53,11 @@ def run(model, *, plainly, monkeypatch):
     return states.detach(), {name: p.grad for name, p in model.network.named_parameters() if p.grad is not None}
 
 
-def equal(found, wanted, tolerance):
+def distances(found, wanted):
+    """Relative distance of the states and of every gradient."""
     assert found[1].keys() == wanted[1].keys() and found[1]
-    for name, a, b in [("states", found[0], wanted[0]), *((name, found[1][name], g) for name, g in wanted[1].items())]:
-        distance = (a.float() - b.float()).norm() / b.float().norm().clamp(min=1e-9)
-        assert distance < tolerance, f"{name}: {distance:.1e}"
+    pairs = {"states": (found[0], wanted[0])} | {name: (found[1][name], g) for name, g in wanted[1].items()}
+    return {name: ((a.float() - b.float()).norm() / b.float().norm().clamp(min=1e-9)).item() for name, (a, b) in pairs.items()}
 
 
 def adapters(model):
@@ -77,13 +77,21 @@ def adapters(model):
 def test_equal_forward_and_backward(kind, what, dtype, tiny_model, monkeypatch):
     model = shaken(tiny_model(model_type=kind, dtype=dtype, max_position_embeddings=512))
     full.Method().attach(model) if what == "full" else adapters(model)
-    twin = replace(model, network=copy.deepcopy(model.network))
+    twin, exact = (replace(model, network=copy.deepcopy(model.network)) for _ in range(2))
+    for parameter in exact.network.parameters():
+        parameter.data = parameter.data.float()
     assert all(isinstance(block, FusedBlock) for block in model.blocks())
     counted = []
     monkeypatch.setattr(fused, "_Call", lambda *given, make=fused._Call: counted.append(1) or make(*given))
     found = run(model, plainly=False, monkeypatch=monkeypatch)
     assert len(counted) == len(model.blocks()), "the fused path must be the one that ran"
-    equal(found, run(twin, plainly=True, monkeypatch=monkeypatch), 2e-5 if dtype == "float32" else 4e-2)
+    plain = run(twin, plainly=True, monkeypatch=monkeypatch)
+    if dtype == "float32":
+        assert max(distances(found, plain).values()) < 2e-5
+    else:
+        true = distances(plain, wanted := run(exact, plainly=True, monkeypatch=monkeypatch))
+        off = {name: far for name, far in distances(found, wanted).items() if far > 1.6 * true[name] + 0.01}
+        assert not off, "rounding may not take the fused block further from the truth than the plain one"
 
 
 def test_names_and_weights_stay(tiny_model):

@@ -136,3 +136,26 @@ def test_causal_softmax(run, dtype, n, seen):
     run.causal_softmax_back(again, ds, logsum, (plain(scores.float()) * dp.float()).sum(-1).flatten(), n)
     close(again, plain(scores.float()))
     close(ds, gradient(plain, scores, dp))
+
+
+@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
+def test_without_a_compiler_that_works_torch_does_it(compiler, monkeypatch, tmp_path):
+    from luthier.models.kernels.compiled import library
+
+    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path))
+    assert library() is None
+
+
+def test_kernels_are_compiled_once(monkeypatch, tmp_path):
+    from luthier.models.kernels.compiled import library
+
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path))
+    first = library()
+    if first is None:
+        pytest.skip("no C++ compiler here")
+    made = first.stat().st_mtime_ns
+    assert library() == first
+    assert first.stat().st_mtime_ns == made
+    monkeypatch.setenv("LUTHIER_HOME", "/proc/nowhere")
+    assert library() is None, "a home that cannot be written is no reason to stop"

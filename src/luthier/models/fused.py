@@ -20,20 +20,21 @@ T tokens, D width of a state, F width of the MLP, H query heads, K key-value hea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from luthier.models import pieces
+from luthier.models.head_norms import HeadNorms
 from luthier.models.joined import Joined, joinable, lay_together
 from luthier.models.kernels import kernels
 from luthier.models.lean import GatedMlp, RmsNorm
 from luthier.models.sight import Memory, Sight
 
-LAYERS = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"})
-"""transformers' classes that compute the picture above."""
+LAYERS = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "SmolLM3DecoderLayer"})
+"""transformers' classes that compute the picture above. Qwen3 also norms the heads of q and k; SmolLM3 leaves some layers unturned."""
 
 ROUND = 128
 """Tokens a block's kept memory is rounded up to: packs of nearly equal size then take over each other's memory exactly."""
@@ -53,8 +54,8 @@ def fuse(network: nn.Module) -> int:
 
 
 def _known(layer: Any) -> bool:
-    parts = isinstance(layer.input_layernorm, RmsNorm) and isinstance(layer.mlp, GatedMlp)
-    return parts and not hasattr(layer.self_attn, "q_norm")
+    norms = [layer.input_layernorm, *(getattr(layer.self_attn, name, layer.input_layernorm) for name in ("q_norm", "k_norm"))]
+    return all(isinstance(norm, RmsNorm) for norm in norms) and isinstance(layer.mlp, GatedMlp)
 
 
 class FusedBlock(nn.Module):
@@ -110,8 +111,13 @@ class _Call:
         q, k, v, o, gate, up, down = self.block.linears
         self.qkv, self.o, self.gate_up, self.down = Joined([q, k, v]), Joined([o]), Joined([gate, up]), Joined([down])
         self.norm1, self.norm2 = self.block.input_layernorm, self.block.post_attention_layernorm
-        joined = [p for group in (self.qkv, self.o, self.gate_up, self.down) for p in group.parameters]
-        self.trained = [p for p in (self.norm1.weight, self.norm2.weight, *joined) if p.requires_grad]
+        attention = self.block.self_attn
+        self.head_norms = HeadNorms(attention, self.qkv.sizes) if hasattr(attention, "q_norm") else None
+        if not getattr(attention, "use_rope", True):
+            self.cos_TW, self.sin_TW = torch.ones_like(self.cos_TW), torch.zeros_like(self.sin_TW)
+        found = [p for group in (self.qkv, self.o, self.gate_up, self.down) for p in group.parameters]
+        found += [self.norm1.weight, self.norm2.weight, *(self.head_norms.parameters if self.head_norms else [])]
+        self.trained = [p for p in found if p.requires_grad]
         self.width = self.cos_TW.shape[1]
         self.heads, self.kv_heads = self.qkv.sizes[0] // self.width, self.qkv.sizes[1] // self.width
         self.scaling = float(self.block.self_attn.scaling)
@@ -152,11 +158,12 @@ def _attend(x_TD: Tensor, call: _Call, kept: _Kept) -> list[Tensor | None]:
     """The first half, up to ``mid``; returns the deltas' inner states."""
     run = kernels(x_TD)
     qkv, h_qkv = call.qkv.forward(run.rms_norm(x_TD, call.norm1.weight, call.norm1.epsilon, kept.scale1_T))
+    raw = call.head_norms.forward(qkv) if call.head_norms else []
     run.split_heads(qkv, call.cos_TW, call.sin_TW, call.sight.cut, kept.q, kept.k_KTW, kept.v_KTW, call.scaling)
     out = pieces.forward(kept.q, kept.k_KTW, kept.v_KTW, call.sight, kept.logsum)
     run.from_pieces(out, call.sight.cut, kept.out_TD)
     _, h_o = call.o.forward(kept.out_TD, out_TO=kept.mid_TD, add_TO=x_TD)
-    return [h_qkv, h_o]
+    return [h_qkv, h_o, *raw]
 
 
 def _think(call: _Call, kept: _Kept) -> tuple[Tensor, list[Tensor | None]]:
@@ -179,18 +186,19 @@ class _Block(torch.autograd.Function):
             call.sight.memories.append(Memory(kept.k_KTW.clone(), kept.v_KTW.clone()))
         y_TD, more = _think(call, kept)
         ctx.call = call
-        ctx.save_for_backward(x_TD, *vars(kept).values(), *inner, *more)
+        ctx.save_for_backward(x_TD, *vars(kept).values(), *more, *inner)
         return y_TD
 
     @staticmethod
     def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
-        x_TD, *saved, h_qkv, h_o, h_gate_up, h_down = ctx.saved_tensors
-        kept = _Kept(*saved)
+        x_TD, *saved = ctx.saved_tensors
+        count = len(fields(_Kept))
+        kept, (h_gate_up, h_down, h_qkv, h_o, *raw) = _Kept(*saved[:count]), saved[count:]
         grads: dict[int, Tensor] = {}
         g_TD = g_TD.contiguous()
         dmid_TD = _think_back(g_TD, call, kept, h_gate_up, h_down, grads)
-        dx_TD = _attend_back(dmid_TD, x_TD, call, kept, h_qkv, h_o, grads)
+        dx_TD = _attend_back(dmid_TD, x_TD, call, kept, h_qkv, h_o, raw, grads)
         return dx_TD, None, *(grads[id(p)] for p in call.trained)
 
 
@@ -205,7 +213,14 @@ def _think_back(
 
 
 def _attend_back(
-    g_TD: Tensor, x_TD: Tensor, call: _Call, kept: _Kept, h_qkv: Tensor | None, h_o: Tensor | None, grads: dict[int, Tensor]
+    g_TD: Tensor,
+    x_TD: Tensor,
+    call: _Call,
+    kept: _Kept,
+    h_qkv: Tensor | None,
+    h_o: Tensor | None,
+    raw: list[Tensor],
+    grads: dict[int, Tensor],
 ) -> Tensor:
     run = kernels(g_TD)
     dout_TD, dh = call.o.input_gradient(g_TD)
@@ -213,6 +228,8 @@ def _attend_back(
     pieced, delta = run.to_pieces(dout_TD, kept.out_TD, call.sight.cut, call.heads)
     dq, dk, dv = pieces.backward(pieced, delta, kept.q, kept.k_KTW, kept.v_KTW, kept.logsum, call.sight)
     dqkv = run.join_heads(dq, dk, dv, call.cos_TW, call.sin_TW, call.sight.cut, call.scaling)
+    if call.head_norms:
+        call.head_norms.backward(dqkv, raw, grads)
     return _norm_back(call.qkv, dqkv, h_qkv, call.norm1, x_TD, kept.scale1_T, g_TD, grads)
 
 

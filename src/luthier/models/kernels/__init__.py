@@ -38,8 +38,8 @@ class Kernels(Protocol):
         """``w x / rms(x)``; float32 ``1 / rms`` is left in `scale_T`."""
         ...
 
-    def rms_norm_back(self, g_TD: Tensor, x_TD: Tensor, scale_T: Tensor, w_D: Tensor, through_TD: Tensor) -> Tensor:
-        """Gradient of x, with `through_TD`, the gradient that went around the norm, added."""
+    def rms_norm_back(self, g_TD: Tensor, x_TD: Tensor, scale_T: Tensor, w_D: Tensor, through_TD: Tensor | None) -> Tensor:
+        """Gradient of x, with `through_TD`, the gradient that went around the norm, added where there is one."""
         ...
 
     def swiglu(self, gate_up_T2F: Tensor) -> Tensor:

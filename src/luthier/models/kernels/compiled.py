@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -41,7 +42,7 @@ class Compiled:
         self._call("rms_norm", x_TD.dtype, x_TD, w_D, y, scale_T, *x_TD.shape, epsilon)
         return y
 
-    def rms_norm_back(self, g_TD: Tensor, x_TD: Tensor, scale_T: Tensor, w_D: Tensor, through_TD: Tensor) -> Tensor:
+    def rms_norm_back(self, g_TD: Tensor, x_TD: Tensor, scale_T: Tensor, w_D: Tensor, through_TD: Tensor | None) -> Tensor:
         out = torch.empty_like(x_TD)
         self._call("rms_norm_back", x_TD.dtype, g_TD, x_TD, scale_T, w_D, through_TD, out, *x_TD.shape)
         return out
@@ -91,7 +92,9 @@ class Compiled:
         self._call("causal_softmax_back", scores_KMS.dtype, scores_KMS, dp_KMS, logsum, delta, kv * rows, n, seen)
 
 
-def _argument(value: Tensor | int | float) -> Any:
+def _argument(value: Tensor | int | float | None) -> Any:
+    if value is None:
+        return ctypes.c_void_p(None)
     if isinstance(value, Tensor):
         return ctypes.c_void_p(value.data_ptr())
     return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int64(value)
@@ -108,12 +111,16 @@ def library() -> Path | None:
 
 
 def _compile(compiler: str, target: Path) -> bool:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as place:
-        part = Path(place) / target.name
-        for flags in ((*FLAGS, WIDE), FLAGS):  # a compiler or a processor may not know the wide ones
-            command = [compiler, *flags, str(SOURCE), "-o", str(part)]
-            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
-                os.replace(part, target)
-                return True
+    """Whether they are there now; where they cannot be made or written, the torch ones do."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as place:
+            part = Path(place) / target.name
+            for flags in ((*FLAGS, WIDE), FLAGS):  # a compiler or a processor may not know the wide ones
+                command = [*shlex.split(compiler), *flags, str(SOURCE), "-o", str(part)]
+                if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+                    os.replace(part, target)
+                    return True
+    except OSError:
+        pass
     return False

@@ -73,20 +73,25 @@ static void rms_norm(const E* x, const E* w, E* y, float* scale, i64 T, i64 D, f
     }
 }
 
-// out = through + (g w - n mean(g w n)) * scale  with n = x * scale; `through` is the gradient that went around the norm.
+// out = through + (g w - n mean(g w n)) * scale  with n = x * scale; `through` is the gradient that went around the norm, if any.
 template <class E>
 static void rms_norm_back(const E* g, const E* x, const float* scale, const E* w, const E* through, E* out, i64 T, i64 D) {
 #pragma omp parallel for schedule(static)
     for (i64 t = 0; t < T; t++) {
-        const E *gt = g + t * D, *xt = x + t * D, *around = through + t * D;
+        const E *gt = g + t * D, *xt = x + t * D, *around = through ? through + t * D : nullptr;
         const float s = scale[t];
         float inner = 0;
 #pragma omp simd reduction(+ : inner)
         for (i64 d = 0; d < D; d++) inner += load(gt[d]) * load(w[d]) * load(xt[d]) * s;
         inner /= float(D);
+        if (around) {
 #pragma omp simd
-        for (i64 d = 0; d < D; d++)
-            out[t * D + d] = narrow<E>(load(around[d]) + (load(gt[d]) * load(w[d]) - load(xt[d]) * s * inner) * s);
+            for (i64 d = 0; d < D; d++)
+                out[t * D + d] = narrow<E>(load(around[d]) + (load(gt[d]) * load(w[d]) - load(xt[d]) * s * inner) * s);
+        } else {
+#pragma omp simd
+            for (i64 d = 0; d < D; d++) out[t * D + d] = narrow<E>((load(gt[d]) * load(w[d]) - load(xt[d]) * s * inner) * s);
+        }
     }
 }
 

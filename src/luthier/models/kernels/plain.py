@@ -19,11 +19,12 @@ class Plain:
         torch.rsqrt(x32.pow(2).mean(-1) + epsilon, out=scale_T)
         return (x32 * scale_T[:, None]).to(x_TD.dtype).mul_(w_D)
 
-    def rms_norm_back(self, g_TD: Tensor, x_TD: Tensor, scale_T: Tensor, w_D: Tensor, through_TD: Tensor) -> Tensor:
+    def rms_norm_back(self, g_TD: Tensor, x_TD: Tensor, scale_T: Tensor, w_D: Tensor, through_TD: Tensor | None) -> Tensor:
         n = x_TD.float() * scale_T[:, None]
         g = g_TD.float() * w_D
         inner = (g * n).mean(-1, keepdim=True)
-        return g.sub_(n.mul_(inner)).mul_(scale_T[:, None]).add_(through_TD).to(x_TD.dtype)
+        dx = g.sub_(n.mul_(inner)).mul_(scale_T[:, None])
+        return (dx if through_TD is None else dx.add_(through_TD)).to(x_TD.dtype)
 
     def swiglu(self, gate_up_T2F: Tensor) -> Tensor:
         gate, up = gate_up_T2F.chunk(2, dim=-1)
