@@ -83,15 +83,14 @@ def _software(facts: Machine) -> Iterator[Finding]:
         "libraries", f"python {facts.python}, {found}", "bad" if missing else "good", f"Install {', '.join(missing)}." if missing else ""
     )
     from luthier.models.kernels import OFF
-    from luthier.models.kernels.compiled import library
+    from luthier.models.kernels.compiled import compiler
 
     if os.environ.get(OFF):
         yield Finding("kernels", f"torch's own: {OFF} is set", "slow", "Unset it for compiled ones.")
-    elif library() is not None:
-        yield Finding("kernels", f"compiled for this processor with {facts.compiler}")
+    elif compiler():
+        yield Finding("kernels", f"compiled for this processor by {compiler()}, once, in seconds")
     else:
-        why = f"{facts.compiler} cannot make the compiled ones" if facts.compiler else "no C++ compiler"
-        yield Finding("kernels", f"torch's own: {why}", "slow", "Install g++ or clang: steps take about a quarter less time.")
+        yield Finding("kernels", "torch's own: no C++ compiler", "slow", "Install g++ or clang: a step then takes about a tenth less time.")
 
 
 def _folders() -> Iterator[Finding]:

@@ -100,14 +100,19 @@ def _argument(value: Tensor | int | float | None) -> Any:
     return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int64(value)
 
 
+def compiler() -> str:
+    """The command that would make them; empty without one."""
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or ""
+
+
 def library() -> Path | None:
     """The compiled kernels on disk, made now if need be; None without a compiler that makes them."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
+    command = compiler()
+    if not command:
         return None
-    made_from = [SOURCE.read_text(encoding="utf-8"), compiler, *FLAGS, platform.machine(), str(torch.cpu.get_capabilities())]
+    made_from = [SOURCE.read_text(encoding="utf-8"), command, *FLAGS, platform.machine(), str(torch.cpu.get_capabilities())]
     target = home.cache_folder() / "kernels" / f"{fingerprint(made_from)[:16]}.so"
-    return target if target.exists() or _compile(compiler, target) else None
+    return target if target.exists() or _compile(command, target) else None
 
 
 def _compile(compiler: str, target: Path) -> bool:
