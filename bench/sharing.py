@@ -174,7 +174,7 @@ def planning(model: Model, repeat: int, *, smoke: bool) -> list[dict[str, Any]]:
     results = []
     cases = {
         "32 rows of 128, half shared": prompted(32, 0.5),
-        "32 rows of 1,024, 90% shared": prompted(32, 0.9, 1024),
+        "32 rows of 512, 80% shared": prompted(32, 0.8, 512),
         "64 rows of 1,024": prompted(64, 0.0, 1024),
     }
     for name, rows in cases.items():
