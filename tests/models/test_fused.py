@@ -12,6 +12,7 @@ from luthier.models import fused
 from luthier.models.fused import FusedBlock
 from luthier.models.joined import _adjacent
 from luthier.models.sight import Sight
+from luthier.models.slot import activate, place
 
 SHARED, FIRST, SECOND, ALONE = 9, 5, 300, 4  # a node longer than one piece is among them
 TYPES = ["llama", "mistral", "qwen2", "qwen3", "smollm3"]
@@ -139,3 +140,25 @@ def test_a_young_adapter_is_not_rounded_away(tiny_model, monkeypatch):
         moved[plainly] = (answers[1] - answers[0]).norm()
     assert moved[True] > 0
     assert 0.8 < moved[False] / moved[True] < 1.25
+
+
+class _Louder(torch.nn.Module):
+    def forward(self, x, base):
+        return 3.0 * base(x)
+
+
+@pytest.mark.parametrize("part", ["mlp", "self_attn.o_proj"])
+def test_what_a_slot_hosts_is_never_passed_over(part, tiny_model, monkeypatch):
+    """A slot around a whole part of a block, or a delta that is not low-rank, must change the answer."""
+    model = tiny_model(max_position_embeddings=512)
+    sight, positions_T = forest()
+    tokens_T = torch.arange(len(positions_T)) % 300
+    with torch.no_grad():
+        before = model.states(tokens_T=tokens_T, positions_T=positions_T, sight=sight)
+        place(model.network, f"model.layers.0.{part}").host("loud", _Louder())
+        activate(model.network, "loud")
+        after = model.states(tokens_T=tokens_T, positions_T=positions_T, sight=sight)
+        monkeypatch.setattr(FusedBlock, "_fits", lambda *_: False)
+        plainly = model.states(tokens_T=tokens_T, positions_T=positions_T, sight=sight)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, plainly, rtol=1e-4, atol=1e-5)

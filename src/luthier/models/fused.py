@@ -25,6 +25,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from luthier.models import pieces
 from luthier.models.head_norms import HeadNorms
@@ -66,6 +67,7 @@ class FusedBlock(nn.Module):
         self.self_attn, self.mlp = layer.self_attn, layer.mlp
         self.input_layernorm, self.post_attention_layernorm = layer.input_layernorm, layer.post_attention_layernorm
         self.__dict__["plain"] = layer  # not a submodule: it would give every weight a second name
+        layer._modules = self._modules  # one dict for both: a slot put around a part is seen by either
         self.train(layer.training)
         attention, mlp = layer.self_attn, layer.mlp
         lay_together([attention.q_proj, attention.k_proj, attention.v_proj])
@@ -84,6 +86,8 @@ class FusedBlock(nn.Module):
     def _fits(self, x_TD: Tensor, sight: Any) -> bool:
         if not isinstance(sight, Sight) or x_TD.device.type != "cpu":
             return False
+        if not _known(self):
+            return False  # a slot stands around one of the parts
         attention = self.self_attn
         window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
         if window is not None and sight.depth > window:
@@ -190,6 +194,7 @@ class _Block(torch.autograd.Function):
         return y_TD
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
         x_TD, *saved = ctx.saved_tensors
