@@ -22,10 +22,10 @@ from luthier.core.sequence import Sequence
 from luthier.models.sight import Sight
 
 NODE_COSTS = 10
-"""What one more node costs, in tokens laid out: attention calls once more in every layer (7 to 11 tokens, docs/log.md)."""
+"""What one more node costs, in tokens laid out: attention calls once more in every layer (5 to 10 tokens, docs/log.md)."""
 
 SPAN_COSTS = 2
-"""What one more span that a node sees costs, in tokens: its keys and values are gathered before they are used (docs/log.md)."""
+"""What one more span that a node sees costs, in tokens: its keys and values are gathered before they are used. An estimate."""
 
 
 @dataclass(slots=True)
