@@ -19,6 +19,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {"model_type": "qwen2"},  # its q, k and v have biases
     "qwen3": {"model_type": "qwen3", "head_dim": 24},  # it norms each head
     "mistral": {"model_type": "mistral", "sliding_window": 16},
+    "smollm3": {"model_type": "smollm3", "pad_token_id": 0, "no_rope_layer_interval": 2},  # it leaves some layers unturned
 }
 
 

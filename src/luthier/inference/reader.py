@@ -19,14 +19,11 @@ from torch import Tensor, nn
 
 from luthier.inference.routes import Routed
 from luthier.methods._lowrank import LowRank
-from luthier.models.fused import LAYERS
-from luthier.models.lean import GatedMlp, RmsNorm
+from luthier.models.fused import FusedBlock, known, window
+from luthier.models.lean import RmsNorm
 from luthier.models.model import Model
 from luthier.models.sight import attend
 from luthier.models.slot import Slot
-
-BLOCKS = LAYERS | {"FusedBlock", "Qwen3DecoderLayer"}
-"""Classes that compute ``x += o(attention(norm(x))); x += mlp(norm(x))``; Qwen 3 also norms each head of q and k."""
 
 ROWS = 16
 """The number of rows the matmul library lays weights out for; the layout serves any number."""
@@ -130,9 +127,7 @@ class _Block:
         )
         self.before, self.between = mine.input_layernorm, mine.post_attention_layernorm
         self.q_norm, self.k_norm = getattr(self.attention, "q_norm", None), getattr(self.attention, "k_norm", None)
-        config = self.attention.config
-        # Mistral asks its config, Qwen keeps the window per layer, Llama has none
-        self.window = getattr(self.attention, "sliding_window", config.sliding_window if config.model_type == "mistral" else None)
+        self.window, self.turns = window(self.attention), getattr(self.attention, "use_rope", True)
         self.width = int(self.attention.head_dim)
         self.queries, keys = (size // self.width for size in (self.qkv.columns[0][1], self.qkv.columns[1][1]))
         self.turned = keys  # heads that are turned by their position: q and k, not v
@@ -142,7 +137,8 @@ class _Block:
         qk, v = heads[:, : self.turned], heads[:, self.turned :]
         if self.q_norm is not None and self.k_norm is not None:
             qk = torch.cat([_normed(qk[:, : self.queries], self.q_norm), _normed(qk[:, self.queries :], self.k_norm)], dim=1)
-        qk = turn(qk)
+        if self.turns:
+            qk = turn(qk)
         q, k, v = (part.transpose(0, 1)[None] for part in (qk[:, : self.queries], qk[:, self.queries :], v))
         out, _ = attend(self.attention, q, k, v, None, self.attention.scaling, sliding_window=self.window, sight=sight)
         x = x + self.o(out[0].flatten(1))
@@ -155,13 +151,7 @@ def _normed(x: Tensor, norm: RmsNorm) -> Tensor:
 
 
 def _known(block: nn.Module) -> bool:
-    mine = cast(Any, block)
-    return (
-        type(block).__name__ in BLOCKS
-        and isinstance(mine.mlp, GatedMlp)
-        and isinstance(mine.input_layernorm, RmsNorm)
-        and isinstance(mine.post_attention_layernorm, RmsNorm)
-    )
+    return isinstance(block, FusedBlock) and known(block)
 
 
 def _packs(model: Model) -> bool:

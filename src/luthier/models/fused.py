@@ -48,15 +48,21 @@ def fuse(network: nn.Module) -> int:
         return 0
     count = 0
     for i, layer in enumerate(layers):
-        if type(layer).__name__ in LAYERS and _known(layer):
+        if type(layer).__name__ in LAYERS and known(layer):
             layers[i] = FusedBlock(layer)
             count += 1
     return count
 
 
-def _known(layer: Any) -> bool:
+def known(layer: Any) -> bool:
+    """Whether the parts of one of `LAYERS`, or of a `FusedBlock`, are those of the picture: no slot around a norm or the MLP."""
     norms = [layer.input_layernorm, *(getattr(layer.self_attn, name, layer.input_layernorm) for name in ("q_norm", "k_norm"))]
     return all(isinstance(norm, RmsNorm) for norm in norms) and isinstance(layer.mlp, GatedMlp)
+
+
+def window(attention: Any) -> int | None:
+    """How far back one of these layers sees; None is all the way. Mistral asks its config, the others keep it per layer or have none."""
+    return cast("int | None", getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None)))
 
 
 class FusedBlock(nn.Module):
@@ -86,11 +92,10 @@ class FusedBlock(nn.Module):
     def _fits(self, x_TD: Tensor, sight: Any) -> bool:
         if not isinstance(sight, Sight) or x_TD.device.type != "cpu":
             return False
-        if not _known(self):
+        if not known(self):
             return False  # a slot stands around one of the parts
-        attention = self.self_attn
-        window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
-        if window is not None and sight.depth > window:
+        seen = window(self.self_attn)
+        if seen is not None and sight.depth > seen:
             return False
         return all(joinable(place, x_TD) for place in self.linears)
 
