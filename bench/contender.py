@@ -5,6 +5,7 @@ python bench/versus.py --shared ../shared --work support        compares it with
 BENCH=../shared/bench python bench/contender.py --work support --model MODEL --rows 16 --out result.json
 
 --method NAME   lora (rank --rank), or full: fp32 masters and moments, bf16 weights and arithmetic
+--optimiser     of the Spec: adamw, adamw8bit, layerwise
 --pack N        tokens laid out at once (default: the engine's own)
 """
 
@@ -17,7 +18,7 @@ sys.path.insert(0, os.environ.get("BENCH") or str(Path(__file__).absolute().pare
 
 import common
 
-asked = common.arguments(method={"choices": ("lora", "full"), "default": "lora"}, pack={"type": int, "default": 0})
+asked = common.arguments(method={"choices": ("lora", "full"), "default": "lora"}, pack={"type": int, "default": 0}, optimiser={"default": "adamw"})
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -53,11 +54,12 @@ train = TrainSpec(
     schedule="constant",
     warmup=0,
     shuffle=False,
+    optimiser=asked.optimiser,
     tokens_per_pack=asked.pack or "auto",
 )
 session = Session(model, method, sft.Objective(), rows=[row(i, r) for i, r in enumerate(rows)], train=train)
 for step in fit(session):
     clock.mark()  # the harness listens to torch's optimisers, and ours is none
     clock.losses.append(step.loss)
-settings = {"method": asked.method, "tokens_per_pack": session.budget, "dtype": str(model.dtype)[6:], "threads": torch.get_num_threads()}
+settings = {"method": asked.method, "optimiser": asked.optimiser, "tokens_per_pack": session.budget, "dtype": str(model.dtype)[6:], "threads": torch.get_num_threads()}
 clock.write(asked, rows, ("torch", "transformers", "luthier"), settings)

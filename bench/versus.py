@@ -68,8 +68,8 @@ class Job:
     best: int = 1
 
     @property
-    def ours(self) -> str:
-        return "luthier_tune --method full" if self.full else "luthier_tune"
+    def ours(self) -> tuple[str, ...]:
+        return ("luthier_tune --method full", "luthier_tune --method full --optimiser adamw8bit") if self.full else ("luthier_tune",)
 
     def flop_per_token(self, shape: dict[str, Any], learned: float) -> float:
         """What a step needs per true token if nothing is wasted or shared: 2 FLOP a weight forward, 2 backward, 2 more where it is trained.
@@ -164,13 +164,13 @@ def _record(asked: argparse.Namespace, name: str) -> dict[str, Any]:
     job = JOBS[name]
     chosen = {"best": list(job.rivals[: job.best]), "all": list(job.rivals), "none": []}
     entries = chosen[asked.rivals] if asked.rivals in chosen else [e.strip() for e in asked.rivals.split(",")]
-    ours = asked.ours or job.ours
+    ours = {None: job.ours, "none": ()}.get(asked.ours, (asked.ours,))
     record = {
         "job": name,
         "work": job.work,
         "rows": asked.rows or job.rows,
         "rows_per_step": asked.rows_per_step or job.rows_per_step,
-        "entries": entries + ([] if ours == "none" else [ours]),
+        "entries": [*entries, *ours],
         "limits": [],
         "runs": [],
     }
@@ -244,11 +244,11 @@ def smoke(bench: Path, shared: Path) -> int:
     from luthier.models.find import find
 
     for name in ("instruct", "full"):
-        out, (script, *options) = bench / f"{name}.json", JOBS[name].ours.split()
+        out, (script, *options) = bench / f"{name}.json", JOBS[name].ours[-1].split()
         command = [sys.executable, bench / "contenders" / f"{script}.py", "--work", JOBS[name].work, "--model", find("luthier-mini")]
         command += ["--rows", 2, "--rows-per-step", 1, "--warm-steps", 1, "--out", out, *options]
         subprocess.run([str(part) for part in command], check=True)
-        run = json.loads(out.read_text()) | {"entry": JOBS[name].ours}
+        run = json.loads(out.read_text()) | {"entry": JOBS[name].ours[-1]}
         print(table({"job": name, "work": JOBS[name].work, "rows": 2, "rows_per_step": 1, "limits": [], "runs": [run]}, shared))
     return 0
 
