@@ -18,7 +18,9 @@ sys.path.insert(0, os.environ.get("BENCH") or str(Path(__file__).absolute().pare
 
 import common
 
-asked = common.arguments(method={"choices": ("lora", "full"), "default": "lora"}, pack={"type": int, "default": 0}, optimiser={"default": "adamw"})
+asked = common.arguments(
+    method={"choices": ("lora", "full"), "default": "lora"}, pack={"type": int, "default": 0}, optimiser={"default": "adamw"}
+)
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -61,5 +63,11 @@ session = Session(model, method, sft.Objective(), rows=[row(i, r) for i, r in en
 for step in fit(session):
     clock.mark()  # the harness listens to torch's optimisers, and ours is none
     clock.losses.append(step.loss)
-settings = {"method": asked.method, "optimiser": asked.optimiser, "tokens_per_pack": session.budget, "dtype": str(model.dtype)[6:], "threads": torch.get_num_threads()}
+settings = {
+    "method": asked.method,
+    "optimiser": asked.optimiser,
+    "tokens_per_pack": session.budget,
+    "dtype": str(model.dtype)[6:],
+    "threads": torch.get_num_threads(),
+}
 clock.write(asked, rows, ("torch", "transformers", "luthier"), settings)
