@@ -1,0 +1,19 @@
+"""Completions that the client asked to store."""
+
+from __future__ import annotations
+
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column
+
+from luthier.store.tables._base import Facts, Numbered, Table
+
+
+class StoredCompletion(Numbered, Table):
+    """``chatcmpl-...``: request and answer as the wire showed them."""
+
+    __tablename__ = "stored_completions"
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    model: Mapped[str] = mapped_column(index=True)
+    facts: Mapped[Facts] = mapped_column("metadata", default=dict)
+    request: Mapped[Facts]
+    answer: Mapped[Facts]
