@@ -12,7 +12,7 @@ class Audit(Numbered, Table):
     """``audit_...``: one mutating action. `chain` is the place of the hash that will tie each row to the one before.
 
     Attributes:
-        actor: id of the key, or ``local`` for the command line on this machine. action: e.g. ``file.create``. subject: id of what it concerns.
+        actor: id of the key, or ``local`` for the command line on this machine. action: e.g. ``file.create``. subject: id of its object.
     """
 
     __tablename__ = "audit"
