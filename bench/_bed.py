@@ -122,3 +122,10 @@ def write(file: Path, content: dict[str, Any], lines: Iterable[dict[str, Any]]) 
     head = json.dumps(content | {"machine": keep}, indent=1)[:-2]
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(head + ',\n "runs": [\n' + ",\n".join(map(json.dumps, lines)) + "\n]}\n", encoding="utf-8")
+
+
+def append(file: Path, result: dict[str, Any]) -> None:
+    """One more result in a JSON list."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    file.write_text(json.dumps([*before, result], indent=1) + "\n", encoding="utf-8")

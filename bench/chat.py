@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import _bed
 import torch
 
 from luthier.engine.arena import keep_memory
@@ -27,7 +27,6 @@ from luthier.inference.keeper import Keeper
 from luthier.inference.sides import Sides
 from luthier.models.load import load
 
-SHARED = Path(os.environ.get("LUTHIER_SHARED") or Path(__file__).absolute().parents[2] / "shared")
 SYSTEM = "You answer customers of a bank. Be brief, be polite, and never ask for a card number or a password. " * 4
 
 
@@ -39,7 +38,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="two short turns")
     parser.add_argument("--save", type=Path, help="JSON file; results are appended")
     asked = parser.parse_args()
-    if not (SHARED / "data" / "ft_banking77").is_dir():
+    if not (_bed.SHARED / "data" / "ft_banking77").is_dir():
         sys.exit("skipped: shared/data/ft_banking77 is not here")
     if asked.smoke:
         asked.turns, asked.new = 2, 4
@@ -47,14 +46,12 @@ def main() -> None:
     result = measure(asked)
     print(json.dumps(result, indent=1))
     if asked.save:
-        asked.save.parent.mkdir(parents=True, exist_ok=True)
-        before = json.loads(asked.save.read_text()) if asked.save.is_file() else []
-        asked.save.write_text(json.dumps([*before, result], indent=1) + "\n")
+        _bed.append(asked.save, result)
 
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
     model = load(asked.model)
-    rows = list(csv.reader((SHARED / "data" / "ft_banking77" / "test.csv").open(encoding="utf-8")))[1:]
+    rows = list(csv.reader((_bed.SHARED / "data" / "ft_banking77" / "test.csv").open(encoding="utf-8")))[1:]
     ways = {"kept": Keeper(), "read again": Keeper(most_bytes=0)}
     settings = Settings(max_tokens=asked.new)
     talks = {name: Conversation(Sides(model), settings, SYSTEM, keeper=keeper) for name, keeper in ways.items()}

@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import _bed
 import torch
 import transformers
 from transformers import AutoModelForCausalLM
@@ -32,7 +32,6 @@ from luthier.models.find import find
 from luthier.models.load import load
 
 transformers.logging.set_verbosity_error()
-SHARED = Path(os.environ.get("LUTHIER_SHARED") or Path(__file__).absolute().parents[2] / "shared")
 SHOTS = 8
 BATCHES = (4, 8, 16, 32)
 PlainRow = tuple[list[int], list[tuple[int, int]], list[list[int]]]
@@ -51,7 +50,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="rows of a plain batch; left out, the fastest is looked for")
     parser.add_argument("--save", type=Path, help="JSON file; results are appended")
     asked = parser.parse_args()
-    if not (SHARED / "data" / "ev_mmlu").is_dir():
+    if not (_bed.SHARED / "data" / "ev_mmlu").is_dir():
         sys.exit("skipped: shared/data/ev_mmlu is not here")
     if asked.smoke:
         asked.items, asked.repeat, asked.batch, asked.dtype = 4, 1, 8, "float32"
@@ -61,9 +60,7 @@ def main() -> None:
             result = measure(asked, dtype, answers)
             print(json.dumps(result, indent=1))
             if asked.save:
-                asked.save.parent.mkdir(parents=True, exist_ok=True)
-                before = json.loads(asked.save.read_text()) if asked.save.is_file() else []
-                asked.save.write_text(json.dumps([*before, result], indent=1) + "\n")
+                _bed.append(asked.save, result)
 
 
 def measure(asked: argparse.Namespace, dtype: str, answers: str) -> dict[str, Any]:
@@ -112,7 +109,7 @@ def measure(asked: argparse.Namespace, dtype: str, answers: str) -> dict[str, An
 
 def items(encode: Any, count: int, answers: str, context: int) -> list[Question]:
     """Questions behind eight answered ones, as many as fit the model."""
-    text = (SHARED / "data" / "ev_mmlu" / "test" / "marketing_test.csv").open(encoding="utf-8")
+    text = (_bed.SHARED / "data" / "ev_mmlu" / "test" / "marketing_test.csv").open(encoding="utf-8")
     read = sorted(list(csv.reader(text))[1:], key=lambda row: len("".join(row)))  # small models read few tokens: the short ones
     shots, asked = read[:SHOTS], read[SHOTS : SHOTS + count]
     head = "".join(f"{ask(row, answers)} {said(row, int(row[5]), answers)}\n\n" for row in shots)

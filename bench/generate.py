@@ -18,7 +18,6 @@ import argparse
 import copy
 import csv
 import json
-import os
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _bed
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, DynamicCache
@@ -36,7 +36,6 @@ from luthier.models.find import find
 from luthier.models.load import load
 
 transformers.logging.set_verbosity_error()
-SHARED = Path(os.environ.get("LUTHIER_SHARED") or Path(__file__).absolute().parents[2] / "shared")
 CHOICES = [(attention, cache) for attention in ("sdpa", "eager") for cache in ("dynamic", "static")]
 
 
@@ -52,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rival", default="", help="attention+cache, e.g. sdpa+dynamic; left out, all are tried")
     parser.add_argument("--save", type=Path, help="JSON file; results are appended")
     asked = parser.parse_args()
-    if not (SHARED / "data" / "ft_banking77").is_dir():
+    if not (_bed.SHARED / "data" / "ft_banking77").is_dir():
         sys.exit("skipped: shared/data/ft_banking77 is not here")
     if asked.smoke:
         asked.rows, asked.new, asked.repeat, asked.dtype, asked.rival = 3, 4, 1, "float32", "sdpa+dynamic"
@@ -61,9 +60,7 @@ def main() -> None:
         result = measure(asked, dtype)
         print(json.dumps({k: v for k, v in result.items() if k != "seconds"}, indent=1))
         if asked.save:
-            asked.save.parent.mkdir(parents=True, exist_ok=True)
-            before = json.loads(asked.save.read_text()) if asked.save.is_file() else []
-            asked.save.write_text(json.dumps([*before, result], indent=1) + "\n")
+            _bed.append(asked.save, result)
 
 
 def measure(asked: argparse.Namespace, dtype: str) -> dict[str, Any]:
@@ -106,7 +103,7 @@ def measure(asked: argparse.Namespace, dtype: str) -> dict[str, Any]:
 
 def prompts(encode: Callable[[str], list[int]], rows: int, common_tokens: int) -> list[list[int]]:
     """`common_tokens` tokens of worked examples, then one question each."""
-    folder = SHARED / "data" / "ft_banking77"
+    folder = _bed.SHARED / "data" / "ft_banking77"
     read = {part: list(csv.reader((folder / f"{part}.csv").open(encoding="utf-8")))[1:] for part in ("train", "test")}
     head = "Say what the customer of a bank asks about.\n\n" + "".join(f"Customer: {q}\nTopic: {t}\n\n" for q, t in read["train"][::997])
     few = read["train"][5::67]

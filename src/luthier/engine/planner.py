@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 import torch
 from torch import nn
 
@@ -20,6 +19,7 @@ from luthier.core.spec import TrainSpec
 from luthier.engine.probe import Working, cut, heaviest, working
 from luthier.engine.session import TOKENS_PER_PACK, WHOLE_STEP, Session
 from luthier.engine.tree import Pack
+from luthier.models.machine import resident
 from luthier.models.model import Model
 
 Kind = Literal["adamw", "adamw8bit", "layerwise"]
@@ -228,11 +228,6 @@ class Planner:
         """Weights that were copied out of the file they are mapped from, to lie beside others: the file's pages stay."""
         copied = [p for p in model.network.parameters() if p not in views and p.untyped_storage().nbytes() > p.nbytes]
         return sum(p.nbytes for p in copied) if self.mapped else 0
-
-
-def resident() -> int:
-    """Bytes of main memory this process has now."""
-    return int(psutil.Process().memory_info().rss)
 
 
 def program_bytes(model: Model) -> int:

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from luthier.core.errors import ResultError, StorageError
@@ -24,6 +23,7 @@ from luthier.engine.pack import packs
 from luthier.engine.probe import heaviest
 from luthier.engine.session import Session
 from luthier.engine.tree import Pack
+from luthier.models.machine import memory, resident
 
 MARGIN = 0.9
 """Share of the available memory a run may plan with: other programs breathe too."""
@@ -73,7 +73,7 @@ def rehearse(
     *,
     folder: Path,
     looks: int = 0,
-    available: Callable[[], int] = lambda: int(psutil.virtual_memory().available),
+    available: Callable[[], int] = lambda: memory()[1],
 ) -> Forecast:
     """Try everything a run will do once, before anything is spent.
 
@@ -86,7 +86,7 @@ def rehearse(
         ResultError: the longest row does not fit into memory; the loss is not finite; a checkpoint does not come back equal.
         StorageError: the folder cannot be written or has too little room.
     """
-    room = available() + _resident()
+    room = available() + resident()
     _, forests = heaviest(session.rows, session.train, session.step_budget, parts=session.team.size)
     session.optimiser.expect(forests)
     changes = _fit_memory(session, room)
@@ -231,10 +231,6 @@ def _tokens_of_look(session: Session) -> float:
     return len(session.valid) / len(some) * sum(len(pack.tokens_T) for pack in packs(some, session.budget)) / 3
 
 
-def _resident() -> int:
-    return int(psutil.Process().memory_info().rss)
-
-
 def _reset_peak() -> None:
     """Linux forgets the high-water mark when asked; elsewhere it stays the highest so far, which only overestimates."""
     try:
@@ -250,7 +246,7 @@ def _peak() -> int:
         with open("/proc/self/status") as lines:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
-        return _resident()
+        return resident()
 
 
 def _size(count: float) -> str:

@@ -48,9 +48,9 @@ class Pack:
     sequences_N: NDArray[np.int64]
     members: list[int]
 
-    def sight(self, *, keep: bool = False) -> Sight:
+    def sight(self) -> Sight:
         """Who sees whom in this pack."""
-        return Sight(self.ends_T, self.positions_T, keep=keep)
+        return Sight(self.ends_T, self.positions_T)
 
     @property
     def weight(self) -> float:

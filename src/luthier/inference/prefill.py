@@ -15,7 +15,7 @@ from luthier.models.onward import Onward
 from luthier.models.sight import Memory, Sight
 
 SHARE_AT_LEAST = 12
-"""Shorter common beginnings are read again: one more node costs more calls than it saves (as in ``engine/tree.py``)."""
+"""Shorter common beginnings are read again: one more node costs more calls than it saves."""
 
 Prompt = list[int]
 

@@ -12,7 +12,7 @@ from luthier.core.events import Listener, Note, silence
 from luthier.core.sequence import Rows
 from luthier.core.spec import Part, Spec, TrainSpec
 from luthier.data.render import Renderer
-from luthier.engine.planner import Plan, Planner, Way, program_bytes, resident
+from luthier.engine.planner import Plan, Planner, Way, program_bytes
 from luthier.engine.rehearsal import MARGIN
 from luthier.engine.session import Session
 from luthier.jobs import specs, training
@@ -23,7 +23,7 @@ from luthier.models.catalog import catalog
 from luthier.models.config import read_config
 from luthier.models.find import find
 from luthier.models.load import number_format, outline, shallow
-from luthier.models.machine import memory
+from luthier.models.machine import memory, resident
 from luthier.models.model import Model
 
 SHORTER = (1024, 512, 256, 128)

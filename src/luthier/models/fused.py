@@ -32,7 +32,7 @@ from luthier.models.head_norms import HeadNorms
 from luthier.models.joined import Joined, joinable, lay_together
 from luthier.models.kernels import kernels
 from luthier.models.lean import GatedMlp, RmsNorm
-from luthier.models.sight import Memory, Sight
+from luthier.models.sight import Sight
 
 LAYERS = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "SmolLM3DecoderLayer"})
 """transformers' classes that compute the picture above. Qwen3 also norms the heads of q and k; SmolLM3 leaves some layers unturned."""
@@ -191,8 +191,6 @@ class _Block(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, call: _Call, *trained: Tensor) -> Tensor:
         kept = _Kept.reserve(x_TD, call)
         inner = _attend(x_TD, call, kept)
-        if call.sight.memories is not None:
-            call.sight.memories.append(Memory(kept.k_KTW.clone(), kept.v_KTW.clone()))
         y_TD, more = _think(call, kept)
         ctx.call = call
         ctx.save_for_backward(x_TD, *vars(kept).values(), *more, *inner)
@@ -253,5 +251,5 @@ def _norm_back(
         n_TD = run.rms_norm(x_TD, norm.weight, norm.epsilon, torch.empty_like(scale_T))
         group.parameter_gradients(g_TO, n_TD, h_TR, dh, grads)
     if norm.weight.requires_grad:
-        grads[id(norm.weight)] = (dn_TD.float() * x_TD.float() * scale_T[:, None]).sum(0).to(norm.weight.dtype)
+        grads[id(norm.weight)] = norm.weight_gradient(dn_TD, x_TD, scale_T)
     return run.rms_norm_back(dn_TD, x_TD, scale_T, norm.weight, through_TD)

@@ -44,5 +44,5 @@ class HeadNorms:
         for norm, columns, raw, scale in zip(self.norms, self.columns, kept[::2], kept[1::2], strict=True):
             g = dqkv[:, columns].reshape(raw.shape)
             if norm.weight.requires_grad:
-                grads[id(norm.weight)] = (g.float() * raw.float() * scale[:, None]).sum(0).to(norm.weight.dtype)
+                grads[id(norm.weight)] = norm.weight_gradient(g, raw, scale)
             dqkv[:, columns] = kernels(raw).rms_norm_back(g, raw, scale, norm.weight, None).view(len(dqkv), -1)

@@ -72,6 +72,10 @@ class RmsNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, _RmsNorm.apply(x, self.weight, self.epsilon))  # type: ignore[no-untyped-call]
 
+    def weight_gradient(self, grad_TD: Tensor, x_TD: Tensor, scale_T: Tensor) -> Tensor:
+        """The weight's gradient, for who computes the norm by other means: `scale_T` is ``1 / rms`` of each row."""
+        return (grad_TD.float() * x_TD.float() * scale_T[:, None]).sum(0).to(self.weight.dtype)
+
 
 class GatedMlp(nn.Module):
     """Stands for one of `MLPS`; the linears keep their names, so slots and files find them."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +12,8 @@ from typing import Any
 
 import psutil
 import torch
+
+from luthier.models.kernels.compiled import compiler
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "pydantic", "pyarrow", "numpy")
 """Those whose version can change a number; recorded in every run's capsule."""
@@ -60,7 +61,7 @@ def machine() -> Machine:
         free_bytes=free,
         accelerator=torch.cuda.get_device_name() if accelerated else "",
         accelerator_bytes=torch.cuda.get_device_properties(0).total_memory if accelerated else 0,
-        compiler=shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++") or "",
+        compiler=compiler(),
         python=sys.version.split()[0],
         versions=versions(),
     )
@@ -99,6 +100,11 @@ def _cores() -> int:
 def _processor() -> str:
     name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
     return str(name)
+
+
+def resident() -> int:
+    """Bytes of main memory this process has now."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def memory() -> tuple[int, int]:

@@ -22,7 +22,7 @@ class Recall:
     """What B rows remember of themselves. Given to a network as its `sight`, with one token per row laid out as ``tokens_T`` (T = B).
 
     Args:
-        memories: keys and values of every layer over the prompts' tree, from ``Sight(..., keep=True)``.
+        memories: keys and values of every layer over the prompts' tree, as `Onward` leaves them.
         paths: for each row the indices of its prompt's tokens in that tree.
         room: most tokens a row will still be given; memory for them is taken at once, so that nothing is copied while writing.
     """

@@ -70,12 +70,10 @@ class Sight:
     Args:
         ends_T: int64, where the subtree of each token's node ends.
         positions_T: int64, depth of each token on its path.
-        keep: remember keys and values per layer in `memories`, for inference.
     """
 
-    def __init__(self, ends_T: NDArray[np.int64], positions_T: NDArray[np.int64], *, keep: bool = False) -> None:
+    def __init__(self, ends_T: NDArray[np.int64], positions_T: NDArray[np.int64]) -> None:
         self.ends_T, self.positions_T = ends_T, positions_T
-        self.memories: list[Memory] | None = [] if keep else None
         self.masks: dict[Any, Any] = {}  # an accelerator's form of the rule, filled by `flex`
 
     @cached_property
@@ -225,8 +223,6 @@ def attend(
     q, k, v = query[0], key[0], value[0]
     if not isinstance(sight, Sight):  # decoding: one token per row, which sees what the row remembers
         return sight.attend(q, k, v, scaling=scaling, softcap=softcap, window=sliding_window).unsqueeze(0), None
-    if sight.memories is not None:
-        sight.memories.append(Memory(k.detach(), v.detach()))
     window = sliding_window if sliding_window is not None and sight.depth > sliding_window else None
     if q.device.type != "cpu":
         from luthier.models import flex  # here, so that nobody else pays for its import
