@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -27,10 +29,12 @@ class Audit(Numbered, Table):
 
 
 class Webhook(Numbered, Table):
-    """``whe_...``: an address that is told of events, and the secret that signs them."""
+    """``whe_...``: an address that is told of events, and the secret that signs them. updated_at: when its row was last changed."""
 
     __tablename__ = "webhooks"
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    name: Mapped[str] = mapped_column(default="")
+    updated_at: Mapped[float] = mapped_column(default=time.time)
     url: Mapped[str]
     secret: Mapped[str]
     events: Mapped[list[str]]
