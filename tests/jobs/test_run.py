@@ -12,7 +12,7 @@ import pytest
 
 import luthier
 from luthier.core.errors import DataError, Interrupted, ModelError, NotFound, SpecError, StorageError
-from luthier.core.events import Event, Stage, Stepped, Validated
+from luthier.core.events import Event, Passed, Stage, Stepped, Validated
 from luthier.core.files import sha256
 from luthier.core.spec import Spec
 from luthier.inference.chat import Settings
@@ -129,6 +129,30 @@ def test_a_stopped_run_goes_on_and_ends_byte_equal(number: int, tuned: Run, rows
     assert [event.step for event in steps if isinstance(event, Stepped)] == [4, 5, 6]
     assert weights(done) == weights(tuned)
     assert done.files.state()["state"] == "succeeded"
+
+
+def test_a_run_is_resumed_by_one_process_at_a_time(tuned: Run) -> None:
+    shutil.rmtree(tuned.folder / "evaluation")
+    refused: list[StorageError] = []
+
+    def again(event: Event) -> None:
+        if isinstance(event, Stage) and event.name == "evaluate":
+            with pytest.raises(StorageError, match="Another process works on this run") as caught:
+                resume(tuned.folder)
+            refused.append(caught.value)
+
+    assert resume(tuned.folder, listen=again).files.complete
+    assert [error.code for error in refused] == ["run_busy"]
+
+
+def test_the_adapters_of_the_last_passes_are_kept(rows: Path, tiny_base: Path, tmp_path: Path) -> None:
+    heard: list[Event] = []
+    settings = [*SHORT, "data.valid=0", "train.epochs=5", "train.rows_per_step=40"]
+    done = luthier.tune(rows, model=str(tiny_base), settings=settings, out=tmp_path / "run", listen=heard.append)
+    assert [event.kept for event in heard if isinstance(event, Passed)] == [[1], [1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5]]
+    kept = {folder.name: sha256(folder / "adapter_model.safetensors") for folder in done.files.passes.iterdir()}
+    assert sorted(kept) == ["step-000003", "step-000004", "step-000005"]
+    assert kept["step-000005"] == weights(done) != kept["step-000004"], "in the layout of the result"
 
 
 def test_a_second_signal_leaves_at_once(rows: Path, tiny_base: Path, tmp_path: Path) -> None:

@@ -6,14 +6,32 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
 from luthier.core.errors import StorageError
+
+
+def _anybody() -> None:
+    """No fence: whoever writes may."""
+
+
+_fence: ContextVar[Callable[[], None]] = ContextVar("fence", default=_anybody)
+
+
+@contextmanager
+def fenced(check: Callable[[], None]) -> Iterator[None]:
+    """Within the block, in this thread, `check` is asked right before anything appears under its name; what it raises stops the writing."""
+    before = _fence.set(check)
+    try:
+        yield
+    finally:
+        _fence.reset(before)
 
 
 @contextmanager
@@ -55,6 +73,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
                 yield sink
                 sink.flush()
                 os.fsync(sink.fileno())
+            _fence.get()()
             os.replace(part, path)
             sync_folder(path.parent)
         except BaseException:
@@ -99,6 +118,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
                 if file.is_file():
                     with open(file, "rb") as handle:
                         os.fsync(handle.fileno())
+            _fence.get()()
             if folder.exists():
                 old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
                 os.replace(folder, old)

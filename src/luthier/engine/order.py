@@ -44,6 +44,11 @@ class Order:
         first = step * self.per_step
         return [self._row(i) for i in range(first, min(first + self.per_step, self.total))]
 
+    def ends_pass(self, step: int) -> bool:
+        """Whether the rows were gone through once more when `step` steps are done; the end of the run counts."""
+        seen, before = (min(n * self.per_step, self.total) // self.num_rows for n in (step, step - 1))
+        return seen > before or step == self.steps
+
     def _row(self, i: int) -> int:
         epoch, place = divmod(i, self.num_rows)
         return int(self._permutation(epoch)[place]) if self.train.shuffle else place

@@ -41,11 +41,13 @@ class Watch:
         for candidate in checkpoint.newest(self.folder / "checkpoints"):
             loaded = checkpoint.load(candidate)
             if loaded.progress.token > self.token:
-                raise StorageError("A newer worker has taken this run over.", where=str(candidate), remedy="Leave the run to it.")
+                what = "A newer worker has taken this run over."
+                raise StorageError(what, where=str(candidate), remedy="Leave the run to it.", code="run_taken")
             session = self.session
             session.method.load_state(session.model, loaded.weights)
             session.optimiser.load_state(loaded.optimiser)
             session.step, self.progress = loaded.progress.step, loaded.progress
+            self.progress.token = self.token
             self._forget_after(session.step)
             return Note(f"Resumed after step {session.step} of {session.steps}.", data={"step": session.step})
         self._forget_after(0)

@@ -28,6 +28,7 @@ from luthier.jobs.training import Training
 from luthier.models.load import load as load_model
 from luthier.models.model import Model
 from luthier.store import runs
+from luthier.store.holding import held
 from luthier.store.runs import RunFolder, State
 
 
@@ -63,13 +64,17 @@ def load(name: str | Path) -> Run:
     return Run(runs.find(str(name)))
 
 
-def begin(spec: Spec, *, out: Path | None = None, listen: Listener = silence) -> Run:
-    """Check, and if the examples pass, make the run's folder and do all stages."""
+def begin(spec: Spec, *, out: Path | None = None, token: int | None = None, listen: Listener = silence) -> Run:
+    """Check, and if the examples pass, make the run's folder and do all stages.
+
+    Args:
+        token: fencing token of whoever holds the job this run is for.
+    """
     if out is not None:
         runs.free(out)
     model, report = _checked(spec, listen)
     folder = runs.create(out=out, stem=Path(spec.data.file).stem, method=spec.method.name)
-    with _not_kept_when_wrong(folder), _accounted(folder, listen) as noting:
+    with held(folder.path, token=token), _not_kept_when_wrong(folder), _accounted(folder, listen) as noting:
         _sealed(folder, spec, model, report)
         return _stages(folder, spec, model, noting)
 
@@ -78,30 +83,35 @@ def train_only(spec: Spec, *, out: Path, listen: Listener = silence) -> RunFolde
     """The stages up to the trained weights, without comparing: what `reproduce` needs."""
     model, report = _checked(spec, listen)
     folder = runs.create(out=out, stem=Path(spec.data.file).stem, method=spec.method.name)
-    with _not_kept_when_wrong(folder), _accounted(folder, listen) as noting:
+    with held(folder.path), _not_kept_when_wrong(folder), _accounted(folder, listen) as noting:
         _sealed(folder, spec, model, report)
         _weights(folder, spec, model, noting)
     return folder
 
 
-def resume(name: str | Path, *, listen: Listener = silence) -> Run:
+def resume(name: str | Path, *, token: int | None = None, listen: Listener = silence) -> Run:
     """Continue a run that was stopped, killed or failed, or lost a file; a finished one is returned as it is.
+
+    Args:
+        token: fencing token of whoever holds the job this run is for.
 
     Raises:
         DataError, SpecError, ModelError: data, ``spec.yaml`` or base changed since it began.
+        StorageError: another process works on it.
     """
     folder = runs.find(str(name))
     if folder.state()["state"] == "succeeded" and folder.complete:
         listen(Note(f"{folder.id} is complete; there is nothing to resume."))
         return Run(folder)
-    sweep(folder.path)
-    spec = specs.load(folder.spec)
-    with _accounted(folder, listen) as noting:
-        capsule.verify_spec(folder, spec)
-        capsule.verify_data(folder, spec)
-        model = load_model(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
-        capsule.verify_base(folder, model.folder)
-        return _stages(folder, spec, model, noting)
+    with held(folder.path, token=token):
+        sweep(folder.path)
+        spec = specs.load(folder.spec)
+        with _accounted(folder, listen) as noting:
+            capsule.verify_spec(folder, spec)
+            capsule.verify_data(folder, spec)
+            model = load_model(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
+            capsule.verify_base(folder, model.folder)
+            return _stages(folder, spec, model, noting)
 
 
 def _checked(spec: Spec, listen: Listener) -> tuple[Model, Report]:

@@ -11,7 +11,7 @@ import pyarrow.compute
 import torch
 
 from luthier.core.errors import Interrupted, SpecError
-from luthier.core.events import Listener, Note, Stage
+from luthier.core.events import Listener, Note, Passed, Stage, Stepped
 from luthier.core.sequence import Rows
 from luthier.core.spec import Spec, checked
 from luthier.engine import checkpoint
@@ -26,7 +26,11 @@ from luthier.jobs.derive import Facts, derive
 from luthier.jobs.prepare import Prepared
 from luthier.jobs.result import fresh_method
 from luthier.models.model import Model
+from luthier.store.holding import token_of
 from luthier.store.runs import RunFolder
+
+PASSES_KEPT = 3
+"""As the service this one stands in for: the models of the last three passes can be asked."""
 
 
 @dataclass
@@ -114,7 +118,8 @@ def fit(training: Training, *, listen: Listener) -> None:
     """
     spec, folder = training.spec, training.folder
     session = _session(training)
-    watch = Watch(session, folder.path, int(spec.train.save_every), int(spec.train.validate_every), spec.train.patience)
+    token = token_of(folder.path)
+    watch = Watch(session, folder.path, int(spec.train.save_every), int(spec.train.validate_every), spec.train.patience, token)
     resumed = watch.resume()
     listen(Stage("tune", f"{session.steps} steps, {spec.method.name}, {training.model.num_trained:,} weights move"))
     if resumed is not None:
@@ -123,11 +128,25 @@ def fit(training: Training, *, listen: Listener) -> None:
     with crew(session, spec, begin_from=begin_from), stopping.listening() as asked:
         for event in watch.run():
             listen(event)
+            if isinstance(event, Stepped) and session.order.ends_pass(event.step) and "peft" in training.method.supports:
+                listen(_kept(training, event.step))
             if asked.to_stop and session.step < session.steps:
                 watch.save()
                 raise Interrupted(f"Stopped after step {session.step} of {session.steps}; everything up to it is saved.")
     training.method.save(training.model, folder.path / training.method.folder_name)
     shutil.rmtree(folder.checkpoints / "best", ignore_errors=True)  # now saved in their standard layout
+
+
+def _kept(training: Training, step: int) -> Passed:
+    """Save the adapter as it is now, and let go of those before the last passes."""
+    folder = training.folder.passes / f"{checkpoint.PREFIX}{step:06d}"
+    training.method.save(training.model, folder)
+    *older, last = (part for part in sorted(folder.parent.glob(f"{checkpoint.PREFIX}*")) if part <= folder)
+    stay = [*older[1 - PASSES_KEPT :], last]
+    for part in folder.parent.glob(f"{checkpoint.PREFIX}*"):
+        if part not in stay:
+            shutil.rmtree(part)
+    return Passed(step, str(folder), [int(part.name.removeprefix(checkpoint.PREFIX)) for part in stay])
 
 
 def new_session(spec: Spec, model: Model, method: Any, *, rows: Rows, valid: Rows) -> Session:

@@ -7,6 +7,7 @@
   ledger.parquet       what each row taught             steps.jsonl    every step and every look at the held-out loss
   notes.json           every choice made for the user, and why: derived numbers, adaptations, warnings
   checkpoints/         step-000120/ ...                 adapter/ or model/   the result (PEFT or Hugging Face layout)
+  passes/              step-000080/ ...: adapters after the last passes over the rows
   certificate.json     probes, replayed at every load   evaluation/    items.jsonl, summary.json
   report.html card.md  for people                       state.json     how far the run has come
 """
@@ -25,6 +26,7 @@ from typing import Any, Literal
 from luthier.core.errors import NotFound, SpecError, StorageError, did_you_mean
 from luthier.core.files import storing, write_json
 from luthier.core.home import runs_folder
+from luthier.store.holding import LOCK
 
 State = Literal["created", "running", "succeeded", "failed", "interrupted"]
 
@@ -84,6 +86,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folders `step-000120`."""
         return self.path / "checkpoints"
+
+    @property
+    def passes(self) -> Path:
+        """Folders `step-000080`: what an adapter had learned after each of the last passes over the rows."""
+        return self.path / "passes"
 
     @property
     def certificate(self) -> Path:
@@ -176,7 +183,7 @@ def free(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise SpecError("A file of this name exists.", where=str(out), remedy="Choose another --out.", code="out_exists")
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(path.name != LOCK for path in out.iterdir()):
         remedy = f"Choose another --out. If it is a run: `luthier tune --resume {out}` goes on with it."
         raise SpecError("The folder exists and is not empty.", where=str(out), remedy=remedy, code="out_exists")
 
