@@ -1,9 +1,51 @@
-"""What the engine does otherwise on an accelerator, tested on a CPU."""
+"""A step on an accelerator, rehearsed without one: tensors of torch's meta device refuse to be mixed with the CPU's or looked at."""
 
 import numpy as np
+import pytest
 import torch
+from torch import nn
 
+from luthier.core.spec import TrainSpec
 from luthier.engine import loss
+from luthier.engine.ahead import planned
+from luthier.engine.session import Session
+from luthier.methods import lora
+from luthier.methods._lowrank import LowRank
+from luthier.models import flex
+from luthier.objectives import sft
+
+CARD = torch.device("meta")
+
+
+def dense(q, k, v, *, score_mod, block_mask, scale, enable_gqa):
+    """Stands for the compiled kernel; asks the mask for every pair, so that what it reads must be on the card."""
+    index = torch.arange(q.shape[2], device=q.device)
+    seen = block_mask.mask_mod(None, None, index[:, None], index[None, :])
+    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale, enable_gqa=enable_gqa)
+
+
+class NoOptimiser:
+    def __init__(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("linear", [True, False])
+def test_a_forest_is_computed_on_the_card_without_waiting_for_it(tiny_model, bushy_rows, monkeypatch, linear):
+    monkeypatch.setattr("luthier.engine.session.Optimiser", NoOptimiser)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(flex, "_kernel", lambda _: dense)
+    monkeypatch.setattr(LowRank, "begin", lambda *_, **__: None)
+    monkeypatch.setattr(sft.Objective, "linear", linear)
+    model, rows = tiny_model(dtype="bfloat16"), bushy_rows()
+    model.network.to(CARD)
+    method = lora.Method()
+    method.attach(model)
+    session = Session(model, method, sft.Objective(), rows=rows, train=TrainSpec(epochs=1, rows_per_step=8, learning_rate=1e-3))
+    for pack in planned(rows, 200).packs:
+        found = session.loss(pack)
+        assert found.device == CARD
+        (found / 3.0).backward()
+    assert all(delta.B.grad.device == CARD for delta in method.deltas(model).values())
 
 
 def test_a_hopeless_target_is_rescued_without_looking():

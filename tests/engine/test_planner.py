@@ -91,7 +91,7 @@ def planner(bushy_rows):
     def make(*, full=True, **said):
         nothing = {"outline": None, "shallow": None, "begin": None}
         train = TRAIN.model_copy(update=said)
-        return Formula(**nothing, rows=bushy_rows(count=20), train=train, full=full, dtype=torch.float32, mapped=False, program=0)
+        return Formula(**nothing, rows=bushy_rows(count=20), train=train, full=full, dtype=torch.float32, program=0)
 
     return make
 

@@ -47,7 +47,7 @@ def test_too_little_memory_for_the_longest_row_is_refused(session, tmp_path, mon
     peaks = iter([1_000_000_000, 1_100_000_000])
     monkeypatch.setattr("luthier.engine.rehearsal._try", lambda *_: (0.001, next(peaks)))
     monkeypatch.setattr("luthier.engine.rehearsal.SMALLEST", 16)
-    monkeypatch.setattr("luthier.engine.rehearsal._resident", lambda: 0)
+    monkeypatch.setattr("luthier.engine.rehearsal.resident", lambda: 0)
     with pytest.raises(ResultError, match=r"The longest row has \d+ tokens, but memory \(1\.0 GiB\) is enough for about 0 at once\."):
         rehearse(session, folder=tmp_path, available=lambda: 2**30)
 
@@ -58,7 +58,7 @@ def test_little_memory_makes_smaller_forests(session, tmp_path, monkeypatch):
     real, peaks = room._try, iter([1_000_000, 1_160_000])  # 10 kB a token between 16 and 32 tokens
     monkeypatch.setattr(room, "_try", lambda s, pack: (0.001, next(peaks)) if len(pack.tokens_T) <= 32 else real(s, pack))
     monkeypatch.setattr(room, "SMALLEST", 16)
-    monkeypatch.setattr(room, "_resident", lambda: 0)
+    monkeypatch.setattr(room, "resident", lambda: 0)
     forecast = rehearse(session, folder=tmp_path, available=lambda: 4_000_000)
     assert forecast.tokens_per_pack == 260
     assert forecast.changes == ["tokens_per_pack 1,536 -> 260, so that the run fits into 4 MiB of memory."]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from luthier.core.errors import SpecError
 from luthier.core.spec import Spec
 from luthier.jobs.derive import DRAFT_STEPS, Facts, derive
 
@@ -93,3 +94,11 @@ def test_small_bases_and_few_rows_take_more_passes() -> None:
     large = replace(DESK, rows=50_000, parameters=3_000_000_000)
     passes = [derive(Spec(), facts)[0].train.epochs for facts in (large, replace(large, rows=600), DESK)]
     assert passes == [3, 4, 6]
+
+
+def test_layerwise_updates_stay_in_one_process() -> None:
+    asked = {"train": {"optimiser": "layerwise"}}
+    assert derive(Spec.parse(asked), replace(DESK, accelerators=4))[0].train.processes == 1
+    asked["train"]["processes"] = 2
+    with pytest.raises(SpecError, match=r"layerwise works in one process, but train\.processes = 2"):
+        derive(Spec.parse(asked), DESK)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from luthier.core.sequence import Rows
 from luthier.core.spec import TrainSpec
@@ -20,6 +18,7 @@ from luthier.engine.probe import Working, cut, heaviest, working
 from luthier.engine.session import TOKENS_PER_PACK, WHOLE_STEP, Session
 from luthier.engine.tree import Pack
 from luthier.models.machine import resident
+from luthier.models.mapped import spans
 from luthier.models.model import Model
 
 Kind = Literal["adamw", "adamw8bit", "layerwise"]
@@ -115,7 +114,7 @@ class Planner:
         begin: a session over such a network, its method attached, with these numbers.
         rows: what is learned. train: derived; the `auto` left in it is what there is to choose.
         full: whether every weight trains, so that the optimiser's state is worth shrinking.
-        dtype: of the arithmetic. mapped: whether weights are used in the format of their file, and so stay mapped from it.
+        dtype: of the arithmetic.
         program: bytes of the process without any weights.
     """
 
@@ -129,12 +128,11 @@ class Planner:
         train: TrainSpec,
         full: bool,
         dtype: torch.dtype,
-        mapped: bool,
         program: int,
     ) -> None:
         self.outline, self.shallow, self.begin = outline, shallow, begin
         self.rows, self.train, self.full = rows, train, full
-        self.dtype, self.mapped, self.program = dtype, mapped, program
+        self.dtype, self.program = dtype, program
         self._heaviest: dict[int, tuple[Pack, int]] = {}
         self._fixed: dict[tuple[Kind, bool], tuple[int, int, int, int, int, int]] = {}
 
@@ -217,43 +215,18 @@ class Planner:
             self._fixed[kind, several] = (
                 blocks,
                 vocabulary,
-                sum(p.nbytes for p in model.network.parameters() if p not in views) + self._twice(model, views),
+                sum(p.nbytes for p in model.network.parameters() if p not in views),
                 sum(t.nbytes for flat in flats for t in (flat.master, flat.lower) if t is not None),
                 sum(flat.moment_bytes for flat in flats),
                 sum(4 * flat.size for flat in flats if flat.whole or (several and any(p.dtype != torch.float32 for p in flat.spans))),
             )
         return self._fixed[kind, several]
 
-    def _twice(self, model: Model, views: set[nn.Parameter]) -> int:
-        """Weights that were copied out of the file they are mapped from, to lie beside others: the file's pages stay."""
-        copied = [p for p in model.network.parameters() if p not in views and p.untyped_storage().nbytes() > p.nbytes]
-        return sum(p.nbytes for p in copied) if self.mapped else 0
-
 
 def program_bytes(model: Model) -> int:
     """What this process has now beside the weights of `model`, which may lie in mapped files, in memory, or in both."""
-    mapped = _mapped(model.folder)
-    inside = sum(size for _, _, size in mapped)
+    mapped = spans(model.folder)
+    inside = sum(span.resident for span in mapped)
     starts = {p.data_ptr(): p.nbytes for p in model.network.parameters()}
-    beside = sum(size for start, size in starts.items() if not any(first <= start < last for first, last, _ in mapped))
+    beside = sum(size for start, size in starts.items() if not any(span.start <= start < span.end for span in mapped))
     return resident() - inside - beside
-
-
-def _mapped(folder: Path) -> list[tuple[int, int, int]]:
-    """Where weight files of `folder` are mapped into this process: first and last address, resident bytes. Empty where nobody can tell."""
-    try:
-        lines = Path("/proc/self/smaps").read_text().splitlines()
-    except OSError:
-        return []
-    found: list[tuple[int, int, int]] = []
-    mine = False
-    for line in lines:
-        first = line.split(maxsplit=1)[0]
-        if not first.endswith(":"):
-            mine = line.endswith(".safetensors") and str(folder.resolve()) in line
-            if mine:
-                start, end = (int(part, 16) for part in first.split("-"))
-                found.append((start, end, 0))
-        elif mine and first == "Rss:":
-            found[-1] = (*found[-1][:2], int(line.split()[1]) * 1024)
-    return found

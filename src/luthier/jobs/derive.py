@@ -160,10 +160,22 @@ class _Derivation:
 
     def processes(self, asked: TrainSpec) -> int:
         """One per accelerator; on a CPU one process keeps all cores as busy as two do, in half the memory. One is not worth telling."""
+        if asked.optimiser == "layerwise":
+            return self._alone(asked)
         number = self.facts.accelerators
         if number < 2 and asked.processes == "auto":
             return 1
         return int(self.take(asked.processes, "processes", number, f"one for each of {number} accelerators"))
+
+    def _alone(self, asked: TrainSpec) -> int:
+        """Layerwise updates drop each gradient before another process could add its own."""
+        if asked.processes not in ("auto", 1):
+            raise SpecError(
+                f"train.optimiser = layerwise works in one process, but train.processes = {asked.processes}.",
+                remedy="Choose adamw8bit, or leave train.processes out.",
+                code="bad_value",
+            )
+        return 1
 
     def max_tokens(self) -> int:
         """Room for one and a half times the longest expected answer, within the model's context."""

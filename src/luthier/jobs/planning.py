@@ -98,7 +98,6 @@ def planner_of(spec: Spec, base: Model, rows: Rows, *, program: int) -> Planner:
         train=spec.train,
         full=spec.method.name == "full",
         dtype=base.dtype,
-        mapped=str(read_config(base.folder).dtype) == str(base.dtype),
         program=program,
     )
 

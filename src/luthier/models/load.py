@@ -27,6 +27,7 @@ from luthier.models.find import checked_folder, find
 from luthier.models.fused import fuse
 from luthier.models.lean import make_lean
 from luthier.models.machine import compute_dtype
+from luthier.models.mapped import forget
 from luthier.models.model import Model
 from luthier.models.quantize import pack, packed_weights
 from luthier.models.slot import slots
@@ -58,6 +59,7 @@ def load_folder(folder: Path, *, name: str = "", dtype: DType | torch.dtype = "a
     model = _model(network, config, name=name or folder.name, folder=folder, renderer=renderer, dtype=number_format(dtype), context=context)
     model.packing = dtype if dtype == "nf4" or dtype == "int8" else ""
     model.network.to(own_device())
+    forget(folder)
     return model
 
 

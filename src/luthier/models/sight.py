@@ -25,7 +25,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
 
 from luthier.models import pieces
 from luthier.models.kernels import Cut, kernels
@@ -235,9 +234,6 @@ def attend(
     return out_THD.unsqueeze(0), None
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """transformers asks for a mask; the rule of sight needs none."""
-
-
+# No mask goes with it: for an attention whose mask it does not know transformers makes none, and does not look at the positions, for which
+# an accelerator would have to be waited for.
 AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, _no_mask)
