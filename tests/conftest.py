@@ -1,12 +1,16 @@
 """What every room's tests may ask for."""
 
+import itertools
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from postgres import Cluster, NoPostgres
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +74,77 @@ def tiny_model(tiny_renderer: Any) -> Callable[..., Any]:
         return fresh(TINY_CONFIG | changes, renderer=tiny_renderer, seed=seed, dtype=dtype, name=name)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """PostgreSQL, started by the first test that asks for it; each worker of xdist has its own."""
+    try:
+        running = Cluster.start()
+    except NoPostgres as reason:
+        pytest.skip(str(reason))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """Whoever asks for a database is tested on both kinds."""
+    return str(request.param)
+
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def empty_database_url(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a database without any table."""
+    if database_kind == "sqlite":
+        yield f"sqlite:///{tmp_path / 'luthier.db'}"
+        return
+    cluster = request.getfixturevalue("cluster")
+    name = f"empty{next(_NUMBERS)}"
+    yield cluster.create(name)
+    cluster.drop(name)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with all tables, to be copied."""
+    from luthier.store.upgrade import open_database
+
+    file = tmp_path_factory.mktemp("database") / "template.db"
+    open_database(f"sqlite:///{file}").close()
+    return file
+
+
+@pytest.fixture(scope="session")
+def postgres_template(cluster: Cluster) -> str:
+    """A database with all tables, to be copied."""
+    from luthier.store.upgrade import open_database
+
+    open_database(cluster.create("template_luthier")).close()
+    return "template_luthier"
+
+
+@pytest.fixture
+def database_url(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a database with all tables and nothing in them."""
+    if database_kind == "sqlite":
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), tmp_path / "luthier.db")
+        yield f"sqlite:///{tmp_path / 'luthier.db'}"
+        return
+    template, cluster = request.getfixturevalue("postgres_template"), request.getfixturevalue("cluster")
+    name = f"test{next(_NUMBERS)}"
+    yield cluster.create(name, template=template)
+    cluster.drop(name)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Any]:
+    """An open `Database` with all tables and nothing in them."""
+    from luthier.store.database import Database
+
+    opened = Database.connect(database_url)
+    yield opened
+    opened.close()

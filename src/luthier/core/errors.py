@@ -10,6 +10,9 @@ Each class also is the standard-library error it replaces, so ordinary Python id
     |- NotFound       LookupError   a run, a model, a file that is not there                 exit 2
     |- ResultError    RuntimeError  training or a certificate went wrong                     exit 1
     |- StorageError   OSError       the disk is full, a folder is read-only                  exit 1
+    |- Unauthenticated PermissionError  no key, or one that opens nothing                     exit 2
+    |- Forbidden      PermissionError  the key is good, and may not do this                  exit 2
+    |- TooMuch        RuntimeError  a limit is reached: requests, tokens, bytes, jobs        exit 1
     |- MissingPart    ImportError   an optional library is not installed                     exit 2
     `- Interrupted    RuntimeError  somebody asked to stop; the state is saved               exit 130
 
@@ -84,6 +87,42 @@ class StorageError(LuthierError, OSError):
     """The disk is full, a folder is read-only, a file vanished."""
 
     code = "storage"
+
+
+class Unauthenticated(LuthierError, PermissionError):
+    """Who asks is not known: no key, or one that opens nothing (any more)."""
+
+    code, exit_code = "unauthenticated", 2
+
+
+class Forbidden(LuthierError, PermissionError):
+    """Who asks is known, and may not do this; the message has the reason."""
+
+    code, exit_code = "forbidden", 2
+
+
+class TooMuch(LuthierError, RuntimeError):
+    """A limit is reached.
+
+    Attributes:
+        retry_after: seconds until it is worth trying again; none where waiting alone does not help.
+        headers: what the wire tells about the limit.
+    """
+
+    code = "too_much"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        remedy: str = "",
+        code: str = "",
+        retry_after: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(what, where=where, remedy=remedy, code=code)
+        self.retry_after, self.headers = retry_after, headers or {}
 
 
 class MissingPart(LuthierError, ImportError):

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
-from luthier.core.errors import StorageError
+from luthier.core.errors import LuthierError, StorageError
 
 
 def _anybody() -> None:
@@ -39,7 +39,7 @@ def storing(path: Path) -> Iterator[None]:
     """Turn an error of the disk while writing `path` into a StorageError that says what to do. safetensors has its own name for one."""
     try:
         yield
-    except StorageError:
+    except LuthierError:  # some are OSErrors too
         raise
     except (OSError, SafetensorError) as error:
         raise StorageError(

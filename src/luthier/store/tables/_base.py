@@ -30,7 +30,7 @@ class Table(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map: ClassVar = {Facts: JSON, list[str]: JSON, list[Facts]: JSON, float: Double, str: String}
+    type_annotation_map: ClassVar = {Facts: JSON, list[str]: JSON, list[Facts]: JSON, int: BigInteger, float: Double, str: String}
 
 
 class Numbered:

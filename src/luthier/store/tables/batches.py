@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from luthier.store.tables._base import Facts, Numbered, Table
@@ -18,7 +18,8 @@ class Batch(Numbered, Table):
     """
 
     __tablename__ = "batches"
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    __table_args__ = (Index("ix_batches_project_n", "project_id", "n"),)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     key_id: Mapped[str | None]
     state: Mapped[str] = mapped_column(default="validating", index=True)
     endpoint: Mapped[str]

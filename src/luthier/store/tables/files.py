@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, ForeignKey
+from sqlalchemy import BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from luthier.store.tables._base import Facts, Numbered, Table
@@ -17,9 +17,10 @@ class File(Numbered, Table):
     """
 
     __tablename__ = "files"
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    __table_args__ = (Index("ix_files_project_n", "project_id", "n"),)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     filename: Mapped[str]
-    purpose: Mapped[str] = mapped_column(index=True)
+    purpose: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
     digest: Mapped[str] = mapped_column(index=True)
     status: Mapped[str] = mapped_column(default="uploaded")
@@ -50,3 +51,15 @@ class UploadPart(Numbered, Table):
     upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"), index=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
     digest: Mapped[str] = mapped_column(index=True)
+
+
+class BlobClaim(Numbered, Table):
+    """``claim_...``: somebody is about to name a blob, or has just stopped naming it.
+
+    While `until` lies ahead nobody removes the blob; after it, the blob goes unless a file or a part names it. So every blob has a row
+    somewhere at every moment, and what a killed process leaves is found again. The digest ``*`` claims all blobs: a backup is running.
+    """
+
+    __tablename__ = "blob_claims"
+    digest: Mapped[str] = mapped_column(index=True)
+    until: Mapped[float] = mapped_column(index=True)

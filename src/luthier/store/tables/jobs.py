@@ -75,7 +75,8 @@ class Checkpoint(Numbered, Table):
     """``ftckpt_...``: weights of one step that can be asked as a model of their own."""
 
     __tablename__ = "checkpoints"
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    __table_args__ = (Index("ix_checkpoints_job_n", "job_id", "n"),)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     model_id: Mapped[str] = mapped_column(unique=True)
     step: Mapped[int]
     metrics: Mapped[Facts]

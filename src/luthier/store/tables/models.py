@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from luthier.store.tables._base import Facts, Numbered, Table
@@ -18,7 +18,8 @@ class TunedModel(Numbered, Table):
     """
 
     __tablename__ = "tuned_models"
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    __table_args__ = (Index("ix_tuned_models_project_n", "project_id", "n"),)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     base: Mapped[str]
     method: Mapped[str]

@@ -1,0 +1,33 @@
+"""Verbs that work on the service's database itself, on the machine that holds it: whoever may read that needs no key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from luthier.store.database import Database
+
+Url = Annotated[
+    str,
+    typer.Option("--database", help="sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME; left out: LUTHIER_DATABASE."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+
+@contextmanager
+def ready(url: str) -> Iterator[Database]:
+    """The database with the tables of this version, and at least the first organisation in it."""
+    from luthier.security import tenants
+    from luthier.store.upgrade import open_database
+
+    database = open_database(url)
+    try:
+        with database.write() as session:
+            tenants.settle(session)
+        yield database
+    finally:
+        database.close()
