@@ -11,8 +11,8 @@ once, in fresh processes; turns follow each other until every contender has --re
 slow phase of the machine hits all of them. Leave the machine alone meanwhile. --prefix names a command that runs each turn of a job, such
 as one that holds a lock on the machine; --split gives each contender a call of its own. --add goes on where an earlier call ended.
 
-The limit is what ``peak.py`` of the harness measures in front of every call, the best of all turns: the rate of a block's bf16 matmuls at
-1,024 tokens.
+The limit is what ``peak.py`` of the harness measures in front of every call: the rate of a block's bf16 matmuls at 1,024 tokens. A run's share
+is that of the limit just before it, since the machine drifts; the table has the median of the shares.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Job:
 
     @property
     def ours(self) -> tuple[str, ...]:
-        return ("luthier_tune --method full", "luthier_tune --method full --optimiser adamw8bit") if self.full else ("luthier_tune",)
+        lean = [f"luthier_tune --method full --optimiser {name}" for name in ("adamw8bit", "layerwise")]
+        return ("luthier_tune --method full", *lean) if self.full else ("luthier_tune",)
 
     def flop_per_token(self, shape: dict[str, Any], learned: float) -> float:
         """What a step needs per true token if nothing is wasted or shared: 2 FLOP a weight forward, 2 backward, 2 more where it is trained.
@@ -154,7 +155,8 @@ def measure(asked: argparse.Namespace, bench: Path) -> int:
                 continue
             for call in [[e] for e in entries] if asked.split else [entries]:
                 found = _call(asked, bench, records[name], call)
-                records[name]["runs"] += [{**run, "turn": turn, "commit": _commit()} for run in found]
+                limit = records[name]["limits"][-1]
+                records[name]["runs"] += [{**run, "turn": turn, "limit": limit, "commit": _commit()} for run in found]
             _bed.write(asked.save / f"{name}.json", {k: v for k, v in records[name].items() if k != "runs"}, records[name]["runs"])
             print(f"turn {turn + 1}\n{table(records[name], asked.shared)}", flush=True)
     return any(_missing(record, asked.repeat) for record in records.values())
@@ -226,14 +228,14 @@ def table(record: dict[str, Any], shared: Path) -> str:
     rivals = [entry for entry in by_entry if not entry.startswith("luthier")] or list(by_entry)
     best = max(rivals, key=lambda entry: speeds[entry], default="")
     shape = json.loads((shared / "bench" / "works" / "model.json").read_text())
-    limit = max(record["limits"]) * 1e9 if record["limits"] else float("nan")
     for entry, runs in by_entry.items():
         spread = (max(r["tokens_per_s"] for r in runs) - min(r["tokens_per_s"] for r in runs)) / speeds[entry]
         needed = job.flop_per_token(shape, runs[0]["learned_tokens"] / runs[0]["tokens"])
+        share = statistics.median(r["tokens_per_s"] * needed / (r.get("limit", float("nan")) * 1e9) for r in runs)
         off = "" if abs(runs[0]["first_loss"] - by_entry[best][0]["first_loss"]) <= LOSS_TOLERANCE else " (differs)"
         lines.append(
             f"| `{entry}` | {len(runs)} | {speeds[entry]:,.1f} | {speeds[entry] / speeds[best]:.2f} | {spread:.0%} "
-            f"| {speeds[entry] * needed / limit:.0%} | {peaks[entry]:,.0f} | {peaks[entry] / peaks[best]:.2f} "
+            f"| {share:.0%} | {peaks[entry]:,.0f} | {peaks[entry] / peaks[best]:.2f} "
             f"| {runs[0]['first_loss']:.4f}{off} |"
         )
     return "\n".join(lines)

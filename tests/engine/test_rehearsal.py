@@ -61,7 +61,7 @@ def test_little_memory_makes_smaller_forests(session, tmp_path, monkeypatch):
     monkeypatch.setattr(room, "resident", lambda: 0)
     forecast = rehearse(session, folder=tmp_path, available=lambda: 4_000_000)
     assert forecast.tokens_per_pack == 260
-    assert forecast.changes == ["tokens_per_pack 1,536 -> 260, so that the run fits into 4 MiB of memory."]
+    assert forecast.changes == ["tokens_per_pack 1,280 -> 260, so that the run fits into 4 MiB of memory."]
 
 
 def test_too_little_disk_is_refused(session, tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ from luthier.models.device import send
 from luthier.models.model import Model
 from luthier.models.recompute import recompute
 
-TOKENS_PER_PACK = 1536
+TOKENS_PER_PACK = 1280
 """When nobody chose: matmuls at full rate on a CPU, and a step of 8 to 16 short rows in one forest; more costs memory (docs/log.md)."""
 
 WHOLE_STEP = 1 << 40
