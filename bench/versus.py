@@ -11,8 +11,8 @@ once, in fresh processes; turns follow each other until every contender has --re
 slow phase of the machine hits all of them. Leave the machine alone meanwhile. --prefix names a command that runs each turn of a job, such
 as one that holds a lock on the machine; --split gives each contender a call of its own. --add goes on where an earlier call ended.
 
-The limit is what ``peak.py`` of the harness measures in front of every call: the rate of a block's bf16 matmuls at 1,024 tokens. A run's share
-is that of the limit just before it, since the machine drifts; the table has the median of the shares.
+The limit is what ``peak.py`` of the harness measures in front of every call: the rate of a block's bf16 matmuls at 1,024 tokens. A run's
+share is that of the limit just before it, since the machine drifts; the table has the median of the shares.
 """
 
 from __future__ import annotations
