@@ -159,3 +159,18 @@ def test_kernels_are_compiled_once(monkeypatch, tmp_path):
     assert first.stat().st_mtime_ns == made
     monkeypatch.setenv("LUTHIER_HOME", "/proc/nowhere")
     assert library() is None, "a home that cannot be written is no reason to stop"
+
+
+@pytest.mark.parametrize(("softcap", "window"), [(0.0, 0), (2.0, 0), (0.0, 6)])
+def test_paged(run, dtype, softcap, window):
+    counts = torch.tensor([1, 9, 23])
+    places = torch.randperm(60, generator=torch.Generator().manual_seed(3)).to(torch.int32)
+    q, keys, values = draw(3, H, W, dtype=dtype), draw(60, K, W, dtype=dtype, seed=1), draw(60, K, W, dtype=dtype, seed=2)
+    table = torch.stack([places[:23], places[20:43], places[30:53]])
+    found = run.paged(q, keys, values, table, counts, softcap=softcap, window=window)
+    for row, count in enumerate(counts.tolist()):
+        seen = table[row, max(0, count - window) if window else 0 : count].long()
+        k, v = (x[seen].float().repeat_interleave(H // K, 1) for x in (keys, values))
+        scores = torch.einsum("hw,shw->hs", q[row].float(), k)
+        scores = softcap * torch.tanh(scores / softcap) if softcap else scores
+        close(found[row], torch.einsum("hs,shw->hw", scores.softmax(-1), v))

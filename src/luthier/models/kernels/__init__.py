@@ -79,6 +79,16 @@ class Kernels(Protocol):
         """In place: scores become probabilities, and `dp_KMS`, the gradient of those, becomes the gradient of the scores."""
         ...
 
+    def paged(
+        self, q_BHW: Tensor, keys: Tensor, values: Tensor, places_BL: Tensor, count_B: Tensor, *, softcap: float = 0.0, window: int = 0
+    ) -> Tensor:
+        """One token of each of B rows looks at its row's tokens, whose keys and values ``[P, K, W]`` lie at any places.
+
+        `places_BL`, int32: row b's are the first ``count_B[b]``; what stands behind them is never looked at but must be places. `q_BHW` is
+        scaled already. softcap, window: see `sight.probabilities`; 0 is none. Returns ``[B, H, W]``.
+        """
+        ...
+
 
 def kernels(x: Tensor) -> Kernels:
     """What computes with tensors like `x`: compiled kernels where there are some, else torch."""

@@ -91,6 +91,14 @@ class Compiled:
         kv, rows, seen = scores_KMS.shape
         self._call("causal_softmax_back", scores_KMS.dtype, scores_KMS, dp_KMS, logsum, delta, kv * rows, n, seen)
 
+    def paged(
+        self, q_BHW: Tensor, keys: Tensor, values: Tensor, places_BL: Tensor, count_B: Tensor, *, softcap: float = 0.0, window: int = 0
+    ) -> Tensor:
+        out = torch.empty_like(q_BHW)
+        sizes = *places_BL.shape, q_BHW.shape[1], *keys.shape[1:]
+        self._call("paged", out.dtype, q_BHW, keys, values, places_BL, count_B, out, *sizes, softcap, window)
+        return out
+
 
 def _argument(value: Tensor | int | float | None) -> Any:
     if value is None:

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 using i64 = int64_t;
 
@@ -238,6 +239,59 @@ static void causal_softmax_back(E* scores, E* dp, const float* logsum, const flo
     }
 }
 
+// One token of each of B rows looks at its row's tokens, whose keys and values [P, K, W] lie at any places: those of row b are the first
+// count[b] of place [B, L]. q [B, H, W] is scaled. softcap and window: 0 is none.
+// Heads are the outer loop, so that rows which begin alike find their common keys in the cache.
+template <class E>
+static void paged(const E* q, const E* keys, const E* values, const int32_t* place, const i64* count, E* out, i64 B, i64 L, i64 H,
+                  i64 K, i64 W, float softcap, i64 window) {
+    const i64 G = H / K;
+#pragma omp parallel
+    {
+        std::vector<float> scores, wide(G * W), sum(G * W);
+#pragma omp for schedule(dynamic)
+        for (i64 item = 0; item < K * B; item++) {
+            const i64 k = item / B, b = item % B;
+            const i64 from = window > 0 && count[b] > window ? count[b] - window : 0, S = count[b] - from;
+            const int32_t* at = place + b * L + from;
+            const E* mine = q + (b * H + k * G) * W;
+            if (i64(scores.size()) < G * S) scores.resize(2 * G * S);
+            for (i64 i = 0; i < G * W; i++) wide[i] = load(mine[i]), sum[i] = 0;
+            for (i64 j = 0; j < S; j++) {
+                const E* key = keys + (i64(at[j]) * K + k) * W;
+                for (i64 g = 0; g < G; g++) {
+                    const float* query = wide.data() + g * W;
+                    float dot = 0;
+#pragma omp simd reduction(+ : dot)
+                    for (i64 i = 0; i < W; i++) dot += query[i] * load(key[i]);
+                    scores[g * S + j] = softcap > 0 ? softcap * std::tanh(dot / softcap) : dot;
+                }
+            }
+            for (i64 g = 0; g < G; g++) {
+                float *row = scores.data() + g * S, top = -INFINITY, total = 0;
+#pragma omp simd reduction(max : top)
+                for (i64 j = 0; j < S; j++) top = row[j] > top ? row[j] : top;
+#pragma omp simd reduction(+ : total)
+                for (i64 j = 0; j < S; j++) total += row[j] = fast_exp(row[j] - top);
+                const float share = 1.0f / total;
+#pragma omp simd
+                for (i64 j = 0; j < S; j++) row[j] *= share;
+            }
+            for (i64 j = 0; j < S; j++) {
+                const E* value = values + (i64(at[j]) * K + k) * W;
+                for (i64 g = 0; g < G; g++) {
+                    const float p = scores[g * S + j];
+                    float* to = sum.data() + g * W;
+#pragma omp simd
+                    for (i64 i = 0; i < W; i++) to[i] += p * load(value[i]);
+                }
+            }
+            E* mouth = out + (b * H + k * G) * W;
+            for (i64 i = 0; i < G * W; i++) mouth[i] = narrow<E>(sum[i]);
+        }
+    }
+}
+
 #define EXPORT(E, NAME)                                                                                                                 \
     void rms_norm_##NAME(const E* x, const E* w, E* y, float* s, i64 T, i64 D, float e) { rms_norm(x, w, y, s, T, D, e); }              \
     void rms_norm_back_##NAME(const E* g, const E* x, const float* s, const E* w, const E* through, E* out, i64 T, i64 D) {             \
@@ -262,6 +316,10 @@ static void causal_softmax_back(E* scores, E* dp, const float* logsum, const flo
     void causal_softmax_##NAME(E* scores, float* logsum, i64 rows, i64 n, i64 S) { causal_softmax(scores, logsum, rows, n, S); }        \
     void causal_softmax_back_##NAME(E* scores, E* dp, const float* logsum, const float* delta, i64 rows, i64 n, i64 S) {                \
         causal_softmax_back(scores, dp, logsum, delta, rows, n, S);                                                                     \
+    }                                                                                                                                   \
+    void paged_##NAME(const E* q, const E* keys, const E* values, const int32_t* place, const i64* count, E* out, i64 B, i64 L, i64 H,  \
+                      i64 K, i64 W, float softcap, i64 window) {                                                                        \
+        paged(q, keys, values, place, count, out, B, L, H, K, W, softcap, window);                                                      \
     }
 
 extern "C" {

@@ -80,6 +80,21 @@ class Plain:
         self.causal_softmax(scores_KMS, logsum, n)
         dp_KMS.sub_(delta.view(*dp_KMS.shape[:2], 1).to(dp_KMS.dtype)).mul_(scores_KMS)
 
+    def paged(
+        self, q_BHW: Tensor, keys: Tensor, values: Tensor, places_BL: Tensor, count_B: Tensor, *, softcap: float = 0.0, window: int = 0
+    ) -> Tensor:
+        rows, heads, width = q_BHW.shape
+        k_BKLW, v_BKLW = (x[places_BL].transpose(1, 2) for x in (keys, values))
+        scores = q_BHW.view(rows, keys.shape[1], -1, width) @ k_BKLW.transpose(2, 3)
+        if softcap:
+            scores = softcap * torch.tanh(scores / softcap)
+        column = torch.arange(places_BL.shape[1], device=places_BL.device)
+        hidden_BL = column >= count_B[:, None]
+        if window:
+            hidden_BL |= column < count_B[:, None] - window
+        p = torch.softmax(scores.masked_fill_(hidden_BL[:, None, None], float("-inf")), dim=-1)
+        return (p @ v_BKLW).reshape(rows, heads, width)
+
 
 def _masked(scores_KMS: Tensor, n: int) -> Tensor:
     kv, rows, seen = scores_KMS.shape
