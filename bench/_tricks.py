@@ -16,11 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from luthier.engine import ahead, loss, tree
 from luthier.engine import session as session_module
-from luthier.engine.session import Session, states
+from luthier.engine.forest import Forest, states
+from luthier.engine.session import Session
 from luthier.engine.tree import Pack
 from luthier.methods._lowrank import LowRank
 from luthier.models import kernels, load, sight
@@ -49,6 +51,17 @@ def whole_head(self: Session, pack: Pack, *, keep_gradient: bool = True) -> Tens
     logprobs_TV = torch.log_softmax(logits_TV.float(), dim=-1)
     picked = logprobs_TV[torch.from_numpy(pack.rows_N), torch.from_numpy(pack.targets_N)]
     return -(torch.from_numpy(pack.weights_N) * picked).sum()
+
+
+def recomputed(_: sft.Objective, forest: Forest) -> Tensor:
+    """The loss in chunks whose softmax is computed again in backward."""
+
+    def surprise(states_CD: Tensor, targets_C: Tensor, weights_C: Tensor) -> Tensor:
+        logprobs_CV = F.linear(states_CD, forest.model.head().weight).float().log_softmax(-1)
+        return -(weights_C * logprobs_CV.gather(1, targets_C[:, None]).squeeze(1)).sum()
+
+    chunks = zip(forest.states_ND.split(loss.CHUNK), forest.targets_N.split(loss.CHUNK), forest.weights_N.split(loss.CHUNK), strict=True)
+    return torch.stack([checkpoint(surprise, *chunk, use_reentrant=False) for chunk in chunks]).sum()
 
 
 def masked(_: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, *__: Any, **given: Any) -> tuple[Tensor, None]:
@@ -115,7 +128,7 @@ TRICKS: dict[str, Trick] = {
     "learned rows": Trick("the head sees learned states only", _instead(Session, "loss", whole_head)),
     "head chunks": Trick("256 learned states at a time", _instead(loss, "CHUNK", 1 << 40), rests_on=("learned rows",)),
     "early gradient": Trick(
-        "the head's gradient is taken in the forward pass", _instead(sft.Objective, "linear", False), rests_on=("learned rows",)
+        "the head's gradient is taken in the forward pass", _instead(sft.Objective, "loss", recomputed), rests_on=("learned rows",)
     ),
     "fused lora": Trick("a linear and its adapter as one function, sums in place", _instead(LowRank, "_fuses", lambda *_: False)),
     "lean blocks": Trick("norms and MLPs keep less for backward", _instead(load, "make_lean", lambda _: 0)),

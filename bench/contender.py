@@ -7,6 +7,8 @@ BENCH=../shared/bench python bench/contender.py --work support --model MODEL --r
 --method NAME   lora (rank --rank), or full: fp32 masters and moments, bf16 weights and arithmetic
 --optimiser     of the Spec: adamw, adamw8bit, layerwise
 --pack N        tokens laid out at once (default: the engine's own)
+--objective     sft; or dpo for the work `pairs`, --beta as TRL's. What the base thinks of the counted rows is found before the first step,
+                and its seconds are added to the clock
 """
 
 import os
@@ -19,8 +21,14 @@ sys.path.insert(0, os.environ.get("BENCH") or str(Path(__file__).absolute().pare
 import common
 
 asked = common.arguments(
-    method={"choices": ("lora", "full"), "default": "lora"}, pack={"type": int, "default": 0}, optimiser={"default": "adamw"}
+    method={"choices": ("lora", "full"), "default": "lora"},
+    objective={"choices": ("sft", "dpo"), "default": "sft"},
+    beta={"type": float, "default": 0.1},
+    pack={"type": int, "default": 0},
+    optimiser={"default": "adamw"},
 )
+
+import time  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -29,18 +37,32 @@ from luthier.core.example import Source  # noqa: E402
 from luthier.core.sequence import Row, Sequence  # noqa: E402
 from luthier.core.spec import TrainSpec  # noqa: E402
 from luthier.engine.arena import keep_memory  # noqa: E402
+from luthier.engine.beside import Beside, reference  # noqa: E402
 from luthier.engine.loop import fit  # noqa: E402
-from luthier.engine.session import Session  # noqa: E402
+from luthier.engine.session import TOKENS_PER_PACK, Session  # noqa: E402
 from luthier.methods import full, lora  # noqa: E402
 from luthier.models import load  # noqa: E402
-from luthier.objectives import sft  # noqa: E402
+from luthier.objectives import dpo, sft  # noqa: E402
 
 
 def row(number: int, given: dict) -> Row:
     """Ready ids and labels as a row of ours: label -100 is weight 0, and nothing precedes the first token."""
-    weights = (np.array(given["labels"]) != common.IGNORE).astype(np.float32)
-    weights[0] = 0
-    return Row(Source(asked.work, number + 1), [Sequence(np.array(given["input_ids"], np.int32), weights)])
+    sides = {part: given[part] for part in ("chosen", "rejected")} if "chosen" in given else {"": given}
+    sequences = []
+    for part, side in sides.items():
+        weights = (np.array(side["labels"]) != common.IGNORE).astype(np.float32)
+        weights[0] = 0
+        sequences.append(Sequence(np.array(side["input_ids"], np.int32), weights, part))
+    return Row(Source(asked.work, number + 1), sequences)
+
+
+def referenced(model, rows: list[Row]) -> tuple[Beside, float]:
+    """Rows with what the base thinks of them, and the seconds it took for the counted ones."""
+    warm = asked.rows_per_step * asked.warm_steps
+    found = reference(model, rows, range(warm))
+    start = time.perf_counter()
+    found += reference(model, rows, range(warm, len(rows)))  # 0 for the others
+    return Beside(rows, {"reference": found}), time.perf_counter() - start
 
 
 keep_memory()
@@ -59,14 +81,20 @@ train = TrainSpec(
     optimiser=asked.optimiser,
     tokens_per_pack=asked.pack or "auto",
 )
-session = Session(model, method, sft.Objective(), rows=[row(i, r) for i, r in enumerate(rows)], train=train)
-for step in fit(session):
+learned = [row(i, r) for i, r in enumerate(rows)]
+objective, spent = sft.Objective(), 0.0
+if asked.objective == "dpo":
+    objective = dpo.Objective(dpo.Options(beta=asked.beta))
+    learned, spent = referenced(model, learned)
+for step in fit(Session(model, method, objective, rows=learned, train=train)):
     clock.mark()  # the harness listens to torch's optimisers, and ours is none
     clock.losses.append(step.loss)
+clock.marks[asked.warm_steps - 1] = (clock.marks[asked.warm_steps - 1][0] - spent, *clock.marks[asked.warm_steps - 1][1:])
 settings = {
     "method": asked.method,
+    "objective": asked.objective,
     "optimiser": asked.optimiser,
-    "tokens_per_pack": session.budget,
+    "tokens_per_pack": asked.pack or TOKENS_PER_PACK,
     "dtype": str(model.dtype)[6:],
     "threads": torch.get_num_threads(),
 }

@@ -47,6 +47,7 @@ FULL = (
     "trl_full --micro 2 --malloc keep",
     "trl_full --micro 2 --malloc keep --dtype bfloat16 --autocast 0",  # all bf16
 )
+PAIRS = ("trl_dpo --micro 2 --malloc keep", "trl_dpo --micro 1 --malloc keep", "trl_dpo --micro 2 --malloc keep --autocast 0")
 """Fastest first (bench/results/choice, and the harness's own README)."""
 
 LOSS_TOLERANCE = 0.006  # nats; the harness's own: bf16 noise of the first loss
@@ -69,6 +70,8 @@ class Job:
 
     @property
     def ours(self) -> tuple[str, ...]:
+        if self.work == "pairs":
+            return ("luthier_tune --objective dpo",)
         lean = [f"luthier_tune --method full --optimiser {name}" for name in ("adamw8bit", "layerwise")]
         return ("luthier_tune --method full", *lean) if self.full else ("luthier_tune",)
 
@@ -77,11 +80,13 @@ class Job:
 
         Args:
             learned: share of the tokens that are learned; only those need the head.
+
+        Pairs are read by the reference, too: 2 FLOP more.
         """
         width, inner, blocks = shape["hidden_size"], shape["intermediate_size"], shape["num_hidden_layers"]
         narrow = width // shape["num_attention_heads"] * shape["num_key_value_heads"]
         weights = blocks * (2 * width * width + 2 * width * narrow + 3 * width * inner)
-        return (6 if self.full else 4) * (weights + shape["vocab_size"] * width * learned)
+        return (6 if self.full or self.work == "pairs" else 4) * (weights + shape["vocab_size"] * width * learned)
 
 
 JOBS = {
@@ -90,6 +95,7 @@ JOBS = {
     "support32": Job("support", LORA, rows_per_step=32),
     "long": Job("long", LORA, rows=32),
     "full": Job("instruct", FULL, full=True, best=2),
+    "pairs": Job("pairs", PAIRS, rows=32),
 }
 
 
@@ -245,7 +251,7 @@ def smoke(bench: Path, shared: Path) -> int:
     """Our contender as the harness would call it, both methods, two rows of the bundled base; the table must come out."""
     from luthier.models.find import find
 
-    for name in ("instruct", "full"):
+    for name in ("instruct", "full", "pairs"):
         out, (script, *options) = bench / f"{name}.json", JOBS[name].ours[-1].split()
         command = [sys.executable, bench / "contenders" / f"{script}.py", "--work", JOBS[name].work, "--model", find("luthier-mini")]
         command += ["--rows", 2, "--rows-per-step", 1, "--warm-steps", 1, "--out", out, *options]

@@ -148,3 +148,24 @@ def database(database_url: str) -> Iterator[Any]:
     opened = Database.connect(database_url)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-block Llama with the bundled tokenizer and template, saved in the Hugging Face layout."""
+    from luthier.data.render import Renderer
+    from luthier.models.catalog import BUNDLED
+    from luthier.models.load import fresh, save
+
+    config = json.loads((BUNDLED / "luthier-mini" / "config.json").read_text())
+    small = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save(fresh({**config, **small}, renderer=Renderer.from_folder(BUNDLED / "luthier-mini"), seed=1, dtype="float32"), folder)
+    return folder

@@ -67,7 +67,8 @@ def test_sums_are_those_of_the_rows(bushy_rows):
     sequences = [s for row in rows for s in row.sequences]
     assert plan.tokens == sum(len(s.tokens) for s in sequences)
     assert plan.learned == sum(len(pack.rows_N) for pack in plan.packs)
-    assert plan.weight == pytest.approx(sum(pack.weight for pack in plan.packs))
+    assert plan.weight == pytest.approx(sum(pack.count("weight") for pack in plan.packs))
+    assert planned(rows, 50, per="row").weight == len(rows) == sum(pack.count("row") for pack in plan.packs)
 
 
 class Torn(list):

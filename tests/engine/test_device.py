@@ -8,11 +8,12 @@ from torch import nn
 from luthier.core.spec import TrainSpec
 from luthier.engine import loss
 from luthier.engine.ahead import planned
+from luthier.engine.beside import Blank
 from luthier.engine.session import Session
 from luthier.methods import lora
 from luthier.methods._lowrank import LowRank
 from luthier.models import flex
-from luthier.objectives import sft
+from luthier.objectives import dpo, sft
 
 CARD = torch.device("meta")
 
@@ -24,23 +25,29 @@ def dense(q, k, v, *, score_mod, block_mask, scale, enable_gqa):
     return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale, enable_gqa=enable_gqa)
 
 
+class Plain:
+    per = "weight"
+
+    def loss(self, forest):
+        return -(forest.weights_N * forest.logprobs()).sum()
+
+
 class NoOptimiser:
     def __init__(self, *_):
         pass
 
 
-@pytest.mark.parametrize("linear", [True, False])
-def test_a_forest_is_computed_on_the_card_without_waiting_for_it(tiny_model, bushy_rows, monkeypatch, linear):
+@pytest.mark.parametrize("objective", [sft.Objective(), Plain(), dpo.Objective()], ids=["linear", "general", "pairs"])
+def test_a_forest_is_computed_on_the_card_without_waiting_for_it(tiny_model, bushy_rows, monkeypatch, objective):
     monkeypatch.setattr("luthier.engine.session.Optimiser", NoOptimiser)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(flex, "_kernel", lambda _: dense)
     monkeypatch.setattr(LowRank, "begin", lambda *_, **__: None)
-    monkeypatch.setattr(sft.Objective, "linear", linear)
-    model, rows = tiny_model(dtype="bfloat16"), bushy_rows()
+    model, rows = tiny_model(dtype="bfloat16"), list(Blank(bushy_rows(), ["reference"]))
     model.network.to(CARD)
     method = lora.Method()
     method.attach(model)
-    session = Session(model, method, sft.Objective(), rows=rows, train=TrainSpec(epochs=1, rows_per_step=8, learning_rate=1e-3))
+    session = Session(model, method, objective, rows=rows, train=TrainSpec(epochs=1, rows_per_step=8, learning_rate=1e-3))
     for pack in planned(rows, 200).packs:
         found = session.loss(pack)
         assert found.device == CARD

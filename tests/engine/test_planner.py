@@ -5,7 +5,7 @@ import torch
 
 from luthier.core.spec import TrainSpec
 from luthier.engine.planner import Need, Planner, Way
-from luthier.engine.probe import _phases, cut, heaviest, working
+from luthier.engine.probe import _phases, heaviest, working
 from luthier.engine.session import TOKENS_PER_PACK, Session
 from luthier.engine.tape import Tape
 from luthier.methods import full, lora
@@ -73,7 +73,7 @@ def test_the_heaviest_forest_is_found_and_can_be_cut(bushy_rows):
     sizes = [sum(len(s.tokens) for s in row.sequences) for row in rows]
     assert max(sizes) <= len(pack.tokens_T) <= sum(sorted(sizes)[-4:])
     assert heaviest(rows, TRAIN, 48)[1] > 1
-    short = cut(pack, 10)
+    short = pack.beginning(10)
     assert len(short.tokens_T) == 10
     assert len(short.rows_N) >= 1
     assert short.rows_N.max() < 10 >= short.ends_T.max()

@@ -6,29 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.models.catalog import BUNDLED
-
 LABELS = {"parcel": "Where is my parcel?", "refund": "I want my money back.", "broken": "It arrived broken.", "hours": "When do you open?"}
-
-
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-block Llama with the bundled tokenizer and template, saved in the Hugging Face layout."""
-    from luthier.data.render import Renderer
-    from luthier.models.load import fresh, save
-
-    config = json.loads((BUNDLED / "luthier-mini" / "config.json").read_text())
-    small = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-    }
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    save(fresh({**config, **small}, renderer=Renderer.from_folder(BUNDLED / "luthier-mini"), seed=1, dtype="float32"), folder)
-    return folder
 
 
 @pytest.fixture

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from luthier.core.example import Source
+
+Per = Literal["weight", "row"]
+"""What the loss of a step is a mean over: learned weight, or rows."""
 
 
 @dataclass(slots=True)
@@ -21,11 +24,14 @@ class Sequence:
         weights: float32 ``[T]``; ``weights[t]`` is how much predicting ``tokens[t]`` from what precedes it counts. 0 = read only.
             ``weights[0]`` is always 0: nothing precedes it.
         part: what this path is within its row: empty, or ``chosen`` / ``rejected`` for a preference pair.
+        beside: what else is known of its learned tokens, by name: arrays whose first axis runs over them, in order. A reference's
+            log-probabilities, a class.
     """
 
     tokens: NDArray[np.int32]
     weights: NDArray[np.float32]
     part: str = ""
+    beside: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Thread
 
-from luthier.core.sequence import Row
+from luthier.core.sequence import Per, Row
 from luthier.engine.pack import packs
 from luthier.engine.tree import Pack
 
@@ -22,7 +22,7 @@ class Plan:
 
     Attributes:
         rows: as drawn. packs: their forests; any order, any division among processes gives the same step.
-        weight: sum of learned weights, what the step's loss is divided by. learned, tokens: learned and true tokens.
+        weight: what the step's loss is divided by: learned weight, or rows. learned, tokens: learned and true tokens.
     """
 
     rows: list[Row]
@@ -32,13 +32,14 @@ class Plan:
     tokens: int
 
 
-def planned(rows: list[Row], budget: int, *, parts: int = 1) -> Plan:
+def planned(rows: list[Row], budget: int, *, parts: int = 1, per: Per = "weight") -> Plan:
     """Lay out `rows` in forests of at most `budget` tokens, for as many processes as `parts` says."""
     sequences = [sequence for row in rows for sequence in row.sequences]
+    weight = sum(float(sequence.weights.sum(dtype="float64")) for sequence in sequences)
     return Plan(
         rows=rows,
         packs=packs(rows, budget, parts=parts),
-        weight=sum(float(sequence.weights.sum(dtype="float64")) for sequence in sequences),
+        weight=float(len(rows)) if per == "row" and weight else weight,
         learned=sum(int((sequence.weights != 0).sum()) for sequence in sequences),
         tokens=sum(len(sequence.tokens) for sequence in sequences),
     )

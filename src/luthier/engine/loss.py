@@ -27,17 +27,33 @@ def _chunk(where: torch.device) -> int:
 
 
 class _LogProbs(torch.autograd.Function):
-    """Log-probability of each target; the gradient's softmax is computed again in backward."""
+    """Log-probability of each target.
+
+    A state's gradient is the same vector whatever comes behind, only its length differs. Where the head stands still, that vector takes
+    the place of the state in the forward pass, and the head is multiplied twice, not three times; else the softmax is computed again.
+    """
 
     @staticmethod
     def forward(ctx: Any, states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-        ctx.save_for_backward(states_ND, weight_VD, targets_N)
-        size = _chunk(states_ND.device)
-        chunks = zip(states_ND.split(size), targets_N.split(size), strict=True)
-        return torch.cat([_target_logprobs(F.linear(states, weight_VD), targets)[1] for states, targets in chunks])
+        size, found = _chunk(states_ND.device), []
+        early = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
+        gradient = _Gradient(states_ND, weight_VD, needs_weight=False) if early else None
+        one_N = torch.ones(len(targets_N), device=states_ND.device)
+        for start in range(0, len(targets_N), size):
+            chunk = slice(start, start + size)
+            p_CV, logprobs_C = _target_logprobs(F.linear(states_ND[chunk], weight_VD), targets_N[chunk])
+            found.append(logprobs_C)
+            if gradient is not None:
+                gradient.add(chunk, p_CV, targets_N[chunk], one_N[chunk])
+        ctx.early = gradient.states_ND if gradient is not None else None
+        if not early:
+            ctx.save_for_backward(states_ND, weight_VD, targets_N)
+        return torch.cat(found)
 
     @staticmethod
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.early is not None:
+            return (ctx.early * -grad_N.unsqueeze(1)).to(ctx.early.dtype), None, None
         states_ND, weight_VD, targets_N = ctx.saved_tensors
         gradient, size = _Gradient(states_ND, weight_VD, needs_weight=ctx.needs_input_grad[1]), _chunk(states_ND.device)
         for start in range(0, len(targets_N), size):

@@ -54,7 +54,7 @@ def packs(rows: Iterable[Row], budget: int, *, parts: int = 1) -> list[Pack]:
     groups = _Groups(trees, owners)
     bins = min(_ways(groups, budget, parts), key=lambda way: groups.cost(way, budget, parts))
     order = np.argsort([-size for size in groups.sizes(bins)], kind="stable").tolist()
-    return [plant(trees, sorted(place for group in bins[number] for place in groups.places[group])) for number in order]
+    return [plant(trees, sorted(place for group in bins[number] for place in groups.places[group]), owners=owners) for number in order]
 
 
 def _ways(groups: _Groups, budget: int, parts: int) -> Iterable[Bins]:

@@ -14,7 +14,7 @@ import torch
 
 from luthier.core.sequence import Rows
 from luthier.core.spec import TrainSpec
-from luthier.engine.probe import Working, cut, heaviest, working
+from luthier.engine.probe import Working, heaviest, working
 from luthier.engine.session import TOKENS_PER_PACK, WHOLE_STEP, Session
 from luthier.engine.tree import Pack
 from luthier.models.machine import resident
@@ -185,7 +185,7 @@ class Planner:
         """What one way takes, were its heaviest forest cut to `tokens`."""
         train = self.train.model_copy(update=asdict(way))
         pack, forests = self.heaviest(way.optimiser, way.tokens_per_pack)
-        pack = cut(pack, tokens) if tokens else pack
+        pack = pack.beginning(tokens) if tokens else pack
         gaps = GAPS[self.dtype] + GAPS_MORE * (min(forests, 8) - 1)
         blocks, vocabulary, weights, trained, moments, gradients = self._count(way.optimiser, several=forests > 1)
         forest: Working = working(

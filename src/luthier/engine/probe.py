@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from luthier.core.sequence import Rows
@@ -65,10 +64,10 @@ def _phases(session: Session, pack: Pack, forests: int) -> dict[str, int]:
     pack = replace(pack, tokens_T=pack.tokens_T % known, targets_N=pack.targets_N % known)
     try:
         for _ in range(min(forests, 2) - 1):  # sums of several forests are there from the second on; they are counted with the state
-            (session.loss(pack) / max(pack.weight, 1e-9)).backward()
+            (session.loss(pack) / max(pack.count(session.objective.per), 1e-9)).backward()
         tape.clear()
         with tape:
-            (session.loss(pack) / max(pack.weight, 1e-9)).backward()
+            (session.loss(pack) / max(pack.count(session.objective.per), 1e-9)).backward()
     finally:
         for handle in handles:
             handle.remove()
@@ -108,23 +107,6 @@ def heaviest(rows: Rows, train: TrainSpec, budget: int, *, parts: int = 1) -> tu
     plans = [planned([rows[i] for i in order.rows(step)], budget, parts=parts).packs for _, step in sorted(totals, reverse=True)[:4]]
     largest = max((pack for plan in plans for pack in plan), key=lambda pack: (len(pack.tokens_T), len(pack.rows_N)))
     return largest, max(len(plan) for plan in plans)
-
-
-def cut(pack: Pack, tokens: int) -> Pack:
-    """The first `tokens` of a forest, everything after them forgotten; at least one is learned."""
-    kept = min(tokens, len(pack.tokens_T))
-    mine = pack.rows_N < kept
-    mine[:1] |= not mine.any()
-    return Pack(
-        tokens_T=pack.tokens_T[:kept],
-        positions_T=pack.positions_T[:kept],
-        ends_T=pack.ends_T[:kept].clip(max=kept),
-        rows_N=np.minimum(pack.rows_N[mine], kept - 1),
-        targets_N=pack.targets_N[mine],
-        weights_N=pack.weights_N[mine],
-        sequences_N=pack.sequences_N[mine],
-        members=pack.members,
-    )
 
 
 def storage_bytes(tensors: list[Tensor]) -> int:

@@ -119,8 +119,8 @@ def _fit_memory(session: Session, room: int) -> list[str]:
     """Choose the forest size that memory allows, from a probe of a small one."""
     longest = max((sum(len(s.tokens) for s in row.sequences) for row in _longest_rows(session, 1)), default=1)
     small = packs(_longest_rows(session, 1), session.budget)[0]
-    _, base = _try(session, _cut(small, SMALLEST))
-    _, more = _try(session, _cut(small, 2 * SMALLEST))
+    _, base = _try(session, small.beginning(SMALLEST))
+    _, more = _try(session, small.beginning(2 * SMALLEST))
     per_token = max(more - base, 0) / max(1, min(len(small.tokens_T), 2 * SMALLEST) - min(len(small.tokens_T), SMALLEST))
     fits = int((room * MARGIN - base) / per_token) if per_token > 0 else session.budget
     if fits >= session.budget:
@@ -133,22 +133,6 @@ def _fit_memory(session: Session, room: int) -> list[str]:
         )
     before, session.budget = session.budget, max(SMALLEST, fits)
     return [f"tokens_per_pack {before:,} -> {session.budget:,}, so that the run fits into {_size(room)} of memory."]
-
-
-def _cut(pack: Pack, tokens: int) -> Pack:
-    """The first `tokens` of a forest of one path, everything after it forgotten."""
-    kept = min(tokens, len(pack.tokens_T))
-    mine = pack.rows_N < kept
-    return Pack(
-        tokens_T=pack.tokens_T[:kept],
-        positions_T=pack.positions_T[:kept],
-        ends_T=pack.ends_T[:kept].clip(max=kept),
-        rows_N=pack.rows_N[mine],
-        targets_N=pack.targets_N[mine],
-        weights_N=pack.weights_N[mine],
-        sequences_N=pack.sequences_N[mine],
-        members=pack.members,
-    )
 
 
 def _longest_rows(session: Session, tokens: int) -> list[Row]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -13,17 +12,16 @@ from torch import Tensor
 
 from luthier.core.errors import ResultError
 from luthier.core.events import Stepped
-from luthier.core.sequence import Row, Rows
+from luthier.core.sequence import Per, Row, Rows
 from luthier.core.spec import TrainSpec
 from luthier.engine.ahead import Ahead, Plan, planned
-from luthier.engine.loss import logprobs, weighted_loss
+from luthier.engine.forest import Forest
 from luthier.engine.optimiser import Optimiser
 from luthier.engine.order import Order
 from luthier.engine.pack import packs
 from luthier.engine.schedule import share
 from luthier.engine.team import Alone, Command, Team
 from luthier.engine.tree import Pack
-from luthier.models.device import send
 from luthier.models.model import Model
 from luthier.models.recompute import recompute
 
@@ -40,10 +38,11 @@ TOKENS_ON_ACCELERATOR = 8192
 class Objective(Protocol):
     """Which number falls. Lives in ``objectives/``; see its folder's contract."""
 
-    linear: bool
-    """The loss is ``-sum(weights * logprobs)``: the engine may take the cheaper path."""
+    @property
+    def per(self) -> Per:
+        """What the loss of a step is a mean over."""
 
-    def loss(self, logprobs_N: Tensor, learned: Pack) -> Tensor: ...
+    def loss(self, forest: Forest) -> Tensor: ...
 
 
 class Method(Protocol):
@@ -112,10 +111,10 @@ class Session:
         )
 
     def gradient(self, plan: Plan) -> tuple[float, float]:
-        """Accumulate the gradient of the mean loss over the learned weight of a step.
+        """Accumulate the gradient of the mean loss over the learned weight, or the rows, of a step.
 
         Returns:
-            the mean loss in nats, and the learned weight it was divided by.
+            the mean loss, and what it was divided by.
         """
         weight = plan.weight
         if weight <= 0:
@@ -147,16 +146,11 @@ class Session:
 
     def loss(self, pack: Pack, *, keep_gradient: bool = True) -> Tensor:
         """Summed loss of one forest."""
-        with nullcontext() if keep_gradient else torch.no_grad():
-            states_TD = states(self.model, pack)
-            states_ND = states_TD.index_select(0, send(pack.rows_N, states_TD.device))
-            targets_N, head_VD = send(pack.targets_N, states_TD.device), self.model.head().weight
-            if self.objective.linear:
-                return weighted_loss(states_ND, head_VD, targets_N, send(pack.weights_N, states_TD.device))[0]
-            return self.objective.loss(logprobs(states_ND, head_VD, targets_N), pack)
+        with torch.set_grad_enabled(keep_gradient):
+            return self.objective.loss(Forest(self.model, pack))
 
     def validate(self) -> float:
-        """Mean held-out loss in nats per learned weight, with the weights as they are."""
+        """Mean held-out loss per learned weight, or per row, with the weights as they are."""
         assert self.valid is not None and len(self.valid), "there are no held-out rows"
         self.team.say(Command.VALIDATE)
         self.model.network.eval()
@@ -165,12 +159,12 @@ class Session:
         for chosen in batches(self.valid, size):
             for _, pack in self._mine(packs(chosen, self.budget, parts=self.team.size)):
                 sums[0] += self.loss(pack, keep_gradient=False)
-                sums[1] += pack.weight
+                sums[1] += pack.count(self.objective.per)
         self.team.add(sums)
         return (sums[0] / sums[1]).item()
 
     def _plan(self, step: int, budget: int) -> Plan:
-        return planned([self.rows[i] for i in self.order.rows(step)], budget, parts=self.team.size)
+        return planned([self.rows[i] for i in self.order.rows(step)], budget, parts=self.team.size, per=self.objective.per)
 
     def _not_finite(self, chosen: list[Row], loss: float, norm: float) -> ResultError:
         guilty = [row.source for row in chosen if not math.isfinite(self._alone(row))]
@@ -184,12 +178,6 @@ class Session:
 
     def _alone(self, row: Row) -> float:
         return sum(self.loss(pack, keep_gradient=False).item() for pack in packs([row], self.budget) if len(pack.rows_N))
-
-
-def states(model: Model, pack: Pack) -> Tensor:
-    """States after the final norm, ``[T, D]``, of every token of a forest."""
-    where = model.device
-    return model.states(tokens_T=send(pack.tokens_T, where), positions_T=send(pack.positions_T, where), sight=pack.sight())
 
 
 def batches(rows: Rows, size: int) -> Iterable[list[Row]]:

@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.sequence import Sequence
+from luthier.core.sequence import Per, Sequence
 from luthier.models.sight import Sight
 
 NODE_COSTS = 10
@@ -37,6 +38,8 @@ class Pack:
         rows_N: int64 index of the state that predicts. targets_N: int64 token id to predict.
         weights_N: float32 how much the pair counts. sequences_N: int64 which of the planted sequences it belongs to.
         members: index of each planted sequence in the list that was given, in layout order; ``sequences_N`` indexes that list.
+        owners: number of the row each member belongs to. parts: what each is within its row (`Sequence.part`).
+        beside: what else is known of the learned pairs, by name (`Sequence.beside`); the first axis is N.
     """
 
     tokens_T: NDArray[np.int64]
@@ -47,15 +50,43 @@ class Pack:
     weights_N: NDArray[np.float32]
     sequences_N: NDArray[np.int64]
     members: list[int]
+    owners: list[int]
+    parts: list[str]
+    beside: dict[str, NDArray[Any]]
 
     def sight(self) -> Sight:
         """Who sees whom in this pack."""
         return Sight(self.ends_T, self.positions_T)
 
-    @property
-    def weight(self) -> float:
-        """Sum of learned weights."""
-        return float(self.weights_N.sum(dtype=np.float64))
+    def count(self, per: Per) -> float:
+        """How much of what a mean is taken over lies in this forest."""
+        return float(len(set(self.owners))) if per == "row" else float(self.weights_N.sum(dtype=np.float64))
+
+    def places_N(self) -> NDArray[np.int64]:
+        """Which member, counted in layout order, each learned pair belongs to."""
+        places = np.zeros(max(self.members, default=-1) + 1, np.int64)
+        places[self.members] = np.arange(len(self.members))
+        found: NDArray[np.int64] = places[self.sequences_N]
+        return found
+
+    def beginning(self, tokens: int) -> Pack:
+        """The first `tokens` of the forest, everything after them forgotten; at least one is learned."""
+        kept = min(tokens, len(self.tokens_T))
+        mine = self.rows_N < kept
+        mine[:1] |= not mine.any()
+        return Pack(
+            tokens_T=self.tokens_T[:kept],
+            positions_T=self.positions_T[:kept],
+            ends_T=self.ends_T[:kept].clip(max=kept),
+            rows_N=np.minimum(self.rows_N[mine], kept - 1),
+            targets_N=self.targets_N[mine],
+            weights_N=self.weights_N[mine],
+            sequences_N=self.sequences_N[mine],
+            members=self.members,
+            owners=self.owners,
+            parts=self.parts,
+            beside={name: values[mine] for name, values in self.beside.items()},
+        )
 
 
 @dataclass(slots=True)
@@ -119,11 +150,12 @@ def _worthwhile(lengths: list[int], common: list[int]) -> NDArray[np.int64]:
     return shared_n
 
 
-def plant(trees: Grove, places: Many[int] | None = None) -> Pack:
+def plant(trees: Grove, places: Many[int] | None = None, *, owners: Many[int] = ()) -> Pack:
     """Lay sequences out as one forest.
 
     Args:
         places: which of ``trees.order`` to plant, ascending; all of them when left out.
+        owners: number of the row of every sequence of `trees`; left out, each is a row of its own.
     """
     layout = _Layout()
     shared, before = trees.shared_n.tolist(), -1
@@ -133,7 +165,7 @@ def plant(trees: Grove, places: Many[int] | None = None) -> Pack:
         layout.add(trees.sequences[trees.order[place]], trees.order[place], common)
         members.append(trees.order[place])
         before = place
-    return layout.pack(members)
+    return layout.pack(members, [owners[member] for member in members] if owners else list(members))
 
 
 class _Layout:
@@ -145,7 +177,9 @@ class _Layout:
         self.rows: list[NDArray[np.int64]] = []
         self.targets: list[NDArray[np.int32]] = []
         self.weights: list[NDArray[np.float32]] = []
-        self.owners: list[NDArray[np.int64]] = []
+        self.sequences: list[NDArray[np.int64]] = []
+        self.parts: list[str] = []
+        self.beside: list[dict[str, NDArray[Any]]] = []
         self.size = 0
         self.path = np.empty(0, np.int64)
         self.closed: list[tuple[NDArray[np.int64], int]] = []
@@ -161,9 +195,11 @@ class _Layout:
         self.rows.append(self.path[learned - 1])
         self.targets.append(sequence.tokens[learned])
         self.weights.append(sequence.weights[learned])
-        self.owners.append(np.full(len(learned), member))
+        self.sequences.append(np.full(len(learned), member))
+        self.parts.append(sequence.part)
+        self.beside.append(sequence.beside)
 
-    def pack(self, members: list[int]) -> Pack:
+    def pack(self, members: list[int], owners: list[int]) -> Pack:
         ends = np.full(self.size, self.size)
         for indices, end in self.closed:
             ends[indices] = end
@@ -174,6 +210,9 @@ class _Layout:
             rows_N=np.concatenate(self.rows),
             targets_N=np.concatenate(self.targets).astype(np.int64),
             weights_N=np.concatenate(self.weights),
-            sequences_N=np.concatenate(self.owners),
+            sequences_N=np.concatenate(self.sequences),
             members=members,
+            owners=owners,
+            parts=self.parts,
+            beside={name: np.concatenate([known[name] for known in self.beside]) for name in self.beside[0]},
         )

@@ -16,7 +16,7 @@ from luthier.core.files import write_json
 from luthier.core.sequence import Rows
 from luthier.core.spec import EvaluateSpec
 from luthier.data.render import Renderer
-from luthier.evaluation import choosing
+from luthier.evaluation import choosing, pairs
 from luthier.evaluation.items import Answer, Item, write_items
 from luthier.evaluation.labels import Labels, detect
 from luthier.evaluation.likelihood import Likelihood, likelihood
@@ -157,8 +157,9 @@ def _compared(
     labels: Labels,
     spec: EvaluateSpec,
 ) -> Evaluation:
-    name, why = _metric(spec, labels, items)
-    measures = _read_measures(read, spec.resamples) | _answer_measures(items, labels, spec)
+    paired = pairs.measures(read["base"], read["tuned"], resamples=spec.resamples)
+    name, why = (pairs.NAME, pairs.WHY) if paired and spec.metric == "auto" else _metric(spec, labels, items)
+    measures = paired | _read_measures(read, spec.resamples) | _answer_measures(items, labels, spec)
     tables = {side: _table(items, side, labels) for side in SIDES} if labels.found and items else {}
     notes = [measures[name].warning] if measures[name].warning else []
     return Evaluation(measures[name], name, why, measures, items, labels, tables, notes)

@@ -25,6 +25,7 @@ class Likelihood:
         nats_R: surprise at the learned tokens, weighted; weight_R: their weights' sum. Loss is ``sum(nats) / sum(weight)``.
         bits_R: unweighted surprise in bits; bytes_R: UTF-8 bytes of the learned text, end tokens not counted as text.
         hits_R: learned tokens that were the model's first choice; tokens_R: learned tokens.
+        rejected_R: surprise at the answer not to be given, weighted; nan where a row has none. All else is about the one to be given.
     """
 
     nats_R: NDArray[np.float64]
@@ -33,6 +34,12 @@ class Likelihood:
     bytes_R: NDArray[np.float64]
     hits_R: NDArray[np.float64]
     tokens_R: NDArray[np.float64]
+    rejected_R: NDArray[np.float64]
+
+    @property
+    def margin_R(self) -> NDArray[np.float64]:
+        """How much likelier the answer to be given is than the one not to be given, in nats; nan where a row has only one."""
+        return self.rejected_R - self.nats_R
 
 
 def likelihood(model: Model, rows: Rows, *, on_progress: Callable[[int], None] | None = None) -> Likelihood:
@@ -47,14 +54,16 @@ def likelihood(model: Model, rows: Rows, *, on_progress: Callable[[int], None] |
         found.extend(_chunk(model, chunk))
         if on_progress:
             on_progress(len(found))
-    return Likelihood(*np.array(found, np.float64).reshape(-1, 6).T)
+    return Likelihood(*np.array(found, np.float64).reshape(-1, 7).T)
 
 
 def _chunk(model: Model, rows: list[Row]) -> Iterable[tuple[float, ...]]:
-    sequences = [[s for s in row.sequences if s.part != "rejected"] for row in rows]
-    scores = iter(score(model, [s for several in sequences for s in several]))
-    for several in sequences:
-        yield tuple(np.sum([_numbers(s, next(scores), model.renderer) for s in several], axis=0))
+    scores = iter(score(model, [s for row in rows for s in row.sequences]))
+    for row in rows:
+        found = [(s, next(scores)) for s in row.sequences]
+        given = [_numbers(s, scored, model.renderer) for s, scored in found if s.part != "rejected"]
+        rejected = [-scored.total for s, scored in found if s.part == "rejected"]
+        yield (*(np.sum(given, axis=0) if given else np.zeros(6)), sum(rejected) if rejected else math.nan)
 
 
 def _numbers(sequence: Sequence, scored: Score, renderer: Renderer) -> tuple[float, ...]:

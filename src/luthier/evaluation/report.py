@@ -19,7 +19,17 @@ from luthier.store.runs import RunFolder
 SHOWN = 4
 """Items shown on either end of the scale."""
 
-PERCENT = ("exact_match", "label_accuracy", "chrf", "rouge_l", "stop_rate", "token_accuracy", "choice_accuracy")
+PERCENT = (
+    "reward_accuracy",
+    "pair_accuracy",
+    "exact_match",
+    "label_accuracy",
+    "chrf",
+    "rouge_l",
+    "stop_rate",
+    "token_accuracy",
+    "choice_accuracy",
+)
 
 
 def report(folder: Path) -> Path:

@@ -31,6 +31,7 @@ from luthier.core.home import cache_folder
 from luthier.core.spec import Spec
 from luthier.data.tokens import TokenTable
 from luthier.engine import checkpoint
+from luthier.engine.beside import Beside
 from luthier.engine.session import Session
 from luthier.engine.team import Command, Team
 
@@ -145,7 +146,9 @@ class _Follower:
 
 
 def _brief(session: Session, spec: Spec, begin_from: Path | None) -> dict[str, Any]:
-    tables = {"rows": session.rows, "valid": session.valid}
+    tables = {
+        role: rows.rows if isinstance(rows, Beside) else rows for role, rows in (("training", session.rows), ("held-out", session.valid))
+    }
     return {
         "spec": spec.model_dump(mode="json"),
         "tables": {role: table.fingerprint for role, table in tables.items() if isinstance(table, TokenTable)},
@@ -173,14 +176,15 @@ def _ready(rank: int) -> str:
 
 def _follow(post: Post, what: dict[str, Any]) -> NoReturn:
     """A follower's life: load, meet, do as told."""
-    from luthier.jobs import training
+    from luthier.jobs import beforehand, training
     from luthier.models.load import load
 
     spec = Spec.parse(what["spec"])
     model = load(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
     tables = {role: TokenTable.open(cache_folder() / "tokens" / name) for role, name in what["tables"].items()}
     method = training.attach(spec, model)
-    session = training.new_session(spec, model, method, rows=tables["rows"], valid=tables["valid"])
+    rows, valid = (beforehand.beside(spec, table, role, model) for role, table in tables.items())
+    session = training.new_session(spec, model, method, rows=rows, valid=valid)
     if what["checkpoint"]:
         loaded = checkpoint.load(Path(what["checkpoint"]))
         method.load_state(model, loaded.weights)

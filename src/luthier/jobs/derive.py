@@ -53,6 +53,7 @@ class Facts:
         rows: training rows. tokens, learned: true and learned tokens in one pass over them. longest: tokens of the longest row.
         longest_answer: tokens of the longest expected answer among the held-out rows; 0 when unknown.
         parameters: of the base. dtype, context: as the model was loaded. accelerators: how many this machine has.
+        objective_rate: the objective's learning rate as a share of supervised tuning's.
     """
 
     rows: int
@@ -64,6 +65,7 @@ class Facts:
     dtype: str
     context: int
     accelerators: int = 0
+    objective_rate: float = 1.0
 
 
 def derive(spec: Spec, facts: Facts) -> tuple[Spec, list[Note]]:
@@ -152,11 +154,12 @@ class _Derivation:
 
     def learning_rate(self) -> tuple[float, str]:
         size = self.facts.parameters
-        rate = next(rate for below, rate in LORA_RATE if size < below)
+        rate = self.facts.objective_rate * next(rate for below, rate in LORA_RATE if size < below)
         method = self.spec.method.name
+        less = "" if self.facts.objective_rate == 1 else f", {self.facts.objective_rate:g} of it for {self.spec.objective.name}"
         if method == "full":
-            return rate * FULL_SHARE, f"full tuning of a {_millions(size)} model, a tenth of LoRA's rate"
-        return rate, f"{method} on a {_millions(size)} model"
+            return rate * FULL_SHARE, f"full tuning of a {_millions(size)} model, a tenth of LoRA's rate{less}"
+        return rate, f"{method} on a {_millions(size)} model{less}"
 
     def processes(self, asked: TrainSpec) -> int:
         """One per accelerator; on a CPU one process keeps all cores as busy as two do, in half the memory. One is not worth telling."""

@@ -21,7 +21,7 @@ from luthier.core.files import sweep, write_json
 from luthier.core.spec import Spec
 from luthier.data import ledger
 from luthier.data.report import Report
-from luthier.jobs import capsule, judging, planning, specs, training
+from luthier.jobs import beforehand, capsule, judging, planning, specs, training
 from luthier.jobs.prepare import Prepared, inspect, prepare
 from luthier.jobs.result import Run
 from luthier.jobs.training import Training
@@ -163,8 +163,11 @@ def _trained(folder: RunFolder, spec: Spec, model: Model, data: Prepared, listen
         return Training(folder, spec, model, kind.load(model, folder.path / kind.folder_name), data)
     spec = training.derived(spec, model, data, listen=listen)
     work = Training(folder, spec, model, training.attach(spec, model), data)
-    if folder.last_checkpoint() is None:
+    fresh, foreseen = folder.last_checkpoint() is None, 0
+    if fresh:
         work, foreseen = planning.fitted(work, listen=listen)
+    beforehand.compute(work, listen=listen)
+    if fresh:
         work = training.dress_rehearsal(work, foreseen=foreseen, listen=listen)
         capsule.derived(folder, work.spec)
         specs.save(work.spec, folder.spec)

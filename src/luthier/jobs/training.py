@@ -20,7 +20,7 @@ from luthier.engine.order import compared
 from luthier.engine.rehearsal import rehearse
 from luthier.engine.session import Session
 from luthier.engine.watch import Watch
-from luthier.jobs import specs, stopping
+from luthier.jobs import beforehand, specs, stopping
 from luthier.jobs.crew import crew
 from luthier.jobs.derive import Facts, derive
 from luthier.jobs.prepare import Prepared
@@ -46,13 +46,13 @@ class Training:
 
 def derived(spec: Spec, model: Model, data: Prepared, *, listen: Listener) -> Spec:
     """Every "auto" becomes a number, and is told."""
-    spec, notes = derive(spec, facts(model, data))
+    spec, notes = derive(spec, facts(spec, model, data))
     for note in notes:
         listen(note)
     return spec
 
 
-def facts(model: Model, data: Prepared) -> Facts:
+def facts(spec: Spec, model: Model, data: Prepared) -> Facts:
     """What the numbers are derived from."""
     totals, answers = data.rows.totals, (data.valid if len(data.valid) else data.rows).ledger["learned"]
     return Facts(
@@ -65,6 +65,7 @@ def facts(model: Model, data: Prepared) -> Facts:
         dtype=model.packing or str(model.dtype).removeprefix("torch."),
         context=model.context,
         accelerators=torch.cuda.device_count(),
+        objective_rate=specs.OBJECTIVES.load(spec.objective.name).Objective.rate,
     )
 
 
@@ -158,4 +159,6 @@ def new_session(spec: Spec, model: Model, method: Any, *, rows: Rows, valid: Row
 
 
 def _session(training: Training) -> Session:
-    return new_session(training.spec, training.model, training.method, rows=training.data.rows, valid=training.data.valid)
+    rows = beforehand.beside(training.spec, training.data.rows, "training", training.model)
+    valid = beforehand.beside(training.spec, training.data.valid, "held-out", training.model)
+    return new_session(training.spec, training.model, training.method, rows=rows, valid=valid)

@@ -4,6 +4,12 @@ A file has ``Options`` (a `Strict` model) and ``Objective`` with
 
 * ``learn``: which turns its rows learn, or ``None`` to leave that to ``data.learn``;
 * ``pairs``: whether it compares the two answers of a preference row; without, the chosen one is learned and the rejected one not read;
-* ``linear``: whether the loss is ``-sum(weights * logprobs)``, so that the engine may use its cheaper head;
-* ``loss(logprobs_N, learned)``: the **sum** over the forest, in nats. The engine divides by the learned weight of the whole step.
+* ``needs``: what else must be there, of {"reference"}: the base's log-probabilities of what is learned, computed once before the first
+  step and laid beside each sequence as ``reference``;
+* ``per``: what the loss of a step is a mean over: ``weight`` (of what is learned) or ``row``;
+* ``rate``: its learning rate as a share of supervised tuning's;
+* ``loss(forest)``: the **sum** over the rows of a forest. What a forest can be asked is in ``_forest.py``.
+
+An objective knows no method, no model and no packing: rows of a step may come in one forest or in many, and only the sum counts. An
+answer may be several paths (where a template rewrites earlier turns), so it adds up by row and part (`Forest.total`), never by path.
 """

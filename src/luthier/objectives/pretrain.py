@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from luthier.core.sequence import Per
 from luthier.core.spec import Strict
-from luthier.objectives._learned import Learned, negative_log_likelihood
+from luthier.objectives._forest import Forest
 
 
 class Options(Strict):
@@ -17,11 +18,13 @@ class Objective:
 
     learn: str | None = "everything"
     pairs = False
-    linear = True
+    needs: frozenset[str] = frozenset()
+    per: Per = "weight"
+    rate = 1.0
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
 
-    def loss(self, logprobs_N: Tensor, learned: Learned) -> Tensor:
+    def loss(self, forest: Forest) -> Tensor:
         """Summed weighted negative log-probability, in nats."""
-        return negative_log_likelihood(logprobs_N, learned)
+        return forest.surprise()

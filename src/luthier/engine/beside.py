@@ -1,0 +1,106 @@
+"""What else is known of learned tokens, found once before the first step and laid beside every sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Many
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from luthier.core.sequence import Row, Rows, Sequence
+from luthier.engine.forest import Forest
+from luthier.engine.pack import packs
+from luthier.engine.score import ROWS_AT_ONCE
+from luthier.engine.session import TOKENS_PER_PACK
+from luthier.models.model import Model
+
+
+class Beside:
+    """Rows with more known of them (implements `core.sequence.Rows`).
+
+    Args:
+        rows: any rows. known: by name, a value for every learned token of all rows in order; the first axis runs over them.
+    """
+
+    def __init__(self, rows: Rows, known: dict[str, NDArray[Any]]) -> None:
+        self.rows, self.known = rows, known
+        self._starts = starts(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int, /) -> Row:
+        row, at = self.rows[index], int(self._starts[index % len(self)])
+        sequences = []
+        for sequence in row.sequences:
+            end = at + int(np.count_nonzero(sequence.weights))
+            sequences.append(_with(sequence, {name: values[at:end] for name, values in self.known.items()}))
+            at = end
+        return Row(row.source, sequences)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[index] for index in range(len(self)))
+
+
+class Blank:
+    """Rows with zeros in the place of what will be known: for planning, where only sizes count (implements `core.sequence.Rows`)."""
+
+    def __init__(self, rows: Rows, names: Iterable[str]) -> None:
+        self.rows, self.names = rows, list(names)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int, /) -> Row:
+        row = self.rows[index]
+        counts = [np.count_nonzero(sequence.weights) for sequence in row.sequences]
+        blank = [{name: np.zeros(count, np.float32) for name in self.names} for count in counts]
+        return Row(row.source, [_with(sequence, known) for sequence, known in zip(row.sequences, blank, strict=True)])
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[index] for index in range(len(self)))
+
+
+def _with(sequence: Sequence, known: dict[str, NDArray[Any]]) -> Sequence:
+    return replace(sequence, beside={**sequence.beside, **known})
+
+
+def starts(rows: Rows) -> NDArray[np.int64]:
+    """Where each row's learned tokens begin, were those of all rows in one line; the last number is how many there are."""
+    counts = [sum(np.count_nonzero(sequence.weights) for sequence in row.sequences) for row in rows]
+    return np.cumsum([0, *counts])
+
+
+@torch.no_grad()
+def reference(
+    model: Model, rows: Rows, wanted: Many[int], *, budget: int = TOKENS_PER_PACK, on_progress: Callable[[int], None] | None = None
+) -> NDArray[np.float32]:
+    """Log-probability of every learned token of the `wanted` rows under `model` as it is; 0 for all other rows.
+
+    What comes out depends on the rows and the budget alone, to the last bit: a resumed run finds the same.
+
+    Args:
+        budget: tokens laid out at once. on_progress: hears the rows done.
+    """
+    model.network.eval()
+    begins = starts(rows)
+    found = np.zeros(begins[-1], np.float32)
+    for first in range(0, len(wanted), ROWS_AT_ONCE):
+        chosen = wanted[first : first + ROWS_AT_ONCE]
+        several = [rows[i] for i in chosen]
+        places = []  # of each sequence's first learned token
+        for i, row in zip(chosen, several, strict=True):
+            within = np.cumsum([0, *(np.count_nonzero(s.weights) for s in row.sequences)])
+            places += (begins[i] + within[:-1]).tolist()
+        for pack in packs(several, budget):
+            logprobs_N = Forest(model, pack).logprobs().cpu().numpy()
+            for member in pack.members:
+                mine = pack.sequences_N == member  # planting keeps each sequence's learned tokens in order
+                found[places[member] : places[member] + mine.sum()] = logprobs_N[mine]
+        if on_progress:
+            on_progress(first + len(chosen))
+    return found

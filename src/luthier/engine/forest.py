@@ -1,0 +1,72 @@
+"""A forest as its objective sees it: what is asked for is computed, once, and nothing else.
+
+T tokens laid out, N learned pairs, P rows, D width of a state.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from luthier.engine.loss import logprobs, weighted_loss
+from luthier.engine.tree import Pack
+from luthier.models.device import send
+from luthier.models.model import Model
+
+
+class Forest:
+    """One pack on its way through a model (implements `objectives._forest.Forest`)."""
+
+    def __init__(self, model: Model, pack: Pack) -> None:
+        self.model, self.pack = model, pack
+
+    @cached_property
+    def states_ND(self) -> Tensor:
+        """States after the final norm of the tokens that predict something."""
+        states_TD = states(self.model, self.pack)
+        return states_TD.index_select(0, send(self.pack.rows_N, states_TD.device))
+
+    @cached_property
+    def targets_N(self) -> Tensor:
+        """Token ids to predict."""
+        return send(self.pack.targets_N, self.model.device)
+
+    @cached_property
+    def weights_N(self) -> Tensor:
+        """How much each learned pair counts, float32."""
+        return send(self.pack.weights_N, self.model.device)
+
+    def logprobs(self) -> Tensor:
+        """Natural log-probability of every learned token, float32 ``[N]``, differentiable."""
+        return logprobs(self.states_ND, self.model.head().weight, self.targets_N)
+
+    def surprise(self) -> Tensor:
+        """``-sum(weights * logprobs)`` in nats: as from `logprobs`, and cheaper where the head is trained."""
+        return weighted_loss(self.states_ND, self.model.head().weight, self.targets_N, self.weights_N)[0]
+
+    def beside(self, name: str) -> Tensor:
+        """What is known of the learned pairs under this name (`Sequence.beside`), ``[N, ...]``."""
+        return send(self.pack.beside[name], self.model.device)
+
+    def total(self, values_N: Tensor, part: str = "") -> Tensor:
+        """Sum of `values_N` within each row of the forest, ``[P]``, rows in the order of the step.
+
+        Args:
+            part: only the pairs of the row's paths that are called so (``chosen``, ``rejected``); all of them when empty.
+        """
+        rows = sorted(set(self.pack.owners))
+        places_M = np.searchsorted(rows, self.pack.owners)
+        if part:
+            places_M = np.where(np.array(self.pack.parts) == part, places_M, len(rows))  # the others are summed where nobody looks
+        place_N = send(places_M[self.pack.places_N()], values_N.device)
+        sums = torch.zeros(len(rows) + 1, dtype=values_N.dtype, device=values_N.device)
+        return sums.index_add(0, place_N, values_N)[: len(rows)]
+
+
+def states(model: Model, pack: Pack) -> Tensor:
+    """States after the final norm, ``[T, D]``, of every token of a forest."""
+    where = model.device
+    return model.states(tokens_T=send(pack.tokens_T, where), positions_T=send(pack.positions_T, where), sight=pack.sight())

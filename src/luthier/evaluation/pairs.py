@@ -1,0 +1,49 @@
+"""Pairs of answers: does a model find the better one likelier, and has tuning moved it that way?
+
+* **pair accuracy**: share of the pairs whose better answer is likelier as a whole. Longer answers are less likely, whoever asks.
+* **reward accuracy**: share whose better answer *became* likelier than the worse one did: ``D = [log p(c) - log p_base(c)] - [log p(r)
+  - log p_base(r)] > 0``, the reward of DPO (arXiv 2305.18290, section 4). The base itself has D = 0 everywhere: a coin, half of each pair.
+* **reward margin**: the mean of D in nats (times beta it is what preference trainers print).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.evaluation.likelihood import Likelihood
+from luthier.evaluation.verdict import Verdict, verdict
+
+NAME = "reward_accuracy"
+"""The number a preference run is judged by."""
+
+WHY = "the rows are pairs of answers; the base is a coin that gets half of them"
+
+
+def measures(base: Likelihood, tuned: Likelihood, *, resamples: int) -> dict[str, Verdict]:
+    """All three over the rows that are pairs; nothing where none is."""
+    pairs = ~np.isnan(base.rejected_R)
+    if not pairs.any():
+        return {}
+    left, right = base.margin_R[pairs], tuned.margin_R[pairs]
+    gained = right - left
+    return {
+        NAME: verdict(
+            np.full(len(gained), 0.5),
+            _won(gained),
+            metric="reward accuracy",
+            unit="points of reward accuracy",
+            scale=100.0,
+            resamples=resamples,
+        ),
+        "reward_margin": verdict(np.zeros(len(gained)), gained, metric="reward margin", unit="nats", resamples=resamples),
+        "pair_accuracy": verdict(
+            _won(left), _won(right), metric="pair accuracy", unit="points of pair accuracy", scale=100.0, resamples=resamples
+        ),
+    }
+
+
+def _won(margin: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 for a pair won, 0 for one lost, a half for a tie."""
+    found: NDArray[np.float64] = (1 + np.sign(margin)) / 2
+    return found

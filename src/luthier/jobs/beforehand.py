@@ -1,0 +1,97 @@
+"""What an objective wants to know of every row before the first step: computed once by the untouched base, kept in the cache.
+
+The reference of a preference objective is the base's log-probability of each learned token. The base is at hand whatever the method: a
+method that is attached answers as the base until the first step. Runs on the same rows and base share what was found.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from luthier.core.events import Listener, Progress, Stage
+from luthier.core.files import fingerprint, new_folder, sha256
+from luthier.core.home import cache_folder
+from luthier.core.sequence import Rows
+from luthier.core.spec import Spec
+from luthier.data.tokens import TokenTable
+from luthier.engine.beside import Beside, Blank, reference
+from luthier.engine.order import Order
+from luthier.jobs import capsule, specs
+from luthier.models.model import Model
+
+if TYPE_CHECKING:
+    from luthier.jobs.training import Training
+
+Role = Literal["training", "held-out"]
+
+VERSION = 1
+"""Raised when the same model gives other numbers than before: what is kept is then found anew."""
+
+
+def compute(work: Training, *, listen: Listener) -> None:
+    """Find what is not in the cache yet; must be called before any weight moves.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
+    for name in needed(work.spec):
+        listen(Stage(name, "what the base thinks of every answer, once"))
+        roles: dict[Role, TokenTable] = {"training": work.data.rows, "held-out": work.data.valid}
+        for role, table in roles.items():
+            wanted, folder = _wanted(work.spec, table, role), _folder(work.spec, table, role, work.model)
+            if len(wanted) and not folder.is_dir():
+                told = partial(_told, listen, name, len(wanted))
+                with new_folder(folder) as part:
+                    np.save(part / f"{name}.npy", reference(work.model, table, wanted, on_progress=told))
+
+
+def _told(listen: Listener, name: str, total: int, done: int) -> None:
+    listen(Progress(name, done, total))
+
+
+def needed(spec: Spec) -> list[str]:
+    """Names of what the objective of `spec` wants beside every sequence."""
+    needs: frozenset[str] = specs.OBJECTIVES.load(spec.objective.name).Objective.needs
+    return sorted(needs & {"reference"})
+
+
+def beside(spec: Spec, table: TokenTable, role: Role, model: Model) -> Rows:
+    """The rows of a table with what `compute` found."""
+    names = needed(spec)
+    if not names or not len(table):
+        return table
+    folder = _folder(spec, table, role, model)
+    return Beside(table, {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names})
+
+
+def blank(spec: Spec, rows: Rows) -> Rows:
+    """The rows with zeros in its place, for planning."""
+    names = needed(spec)
+    return Blank(rows, names) if names else rows
+
+
+def _wanted(spec: Spec, table: TokenTable, role: Role) -> list[int]:
+    """Rows that will be learned from, or looked at: a run of few steps does not meet all of them."""
+    everything = list(range(len(table)))
+    if role == "held-out" or not everything:
+        return everything
+    order = Order(table, spec.train)
+    whole = min(order.total, order.steps * order.per_step) >= len(table)
+    return everything if whole else sorted({row for step in range(order.steps) for row in order.rows(step)})
+
+
+def _folder(spec: Spec, table: TokenTable, role: Role, model: Model) -> Path:
+    """Where the numbers of a table lie; the name says everything that decides them."""
+    files = sorted(model.folder.glob(capsule.WEIGHTS))
+    base = [_hash(file, file.stat().st_mtime_ns) for file in files] + [str(model.dtype), model.packing]
+    return cache_folder() / "beside" / fingerprint([VERSION, table.fingerprint, base, _wanted(spec, table, role)])[:32]
+
+
+@lru_cache(maxsize=64)
+def _hash(file: Path, _: int) -> str:
+    """Hash of a weight file, which is asked for several times a run and does not change between."""
+    return sha256(file)

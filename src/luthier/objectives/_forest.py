@@ -1,0 +1,27 @@
+"""What an objective sees of a forest, without the engine around it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Forest(Protocol):
+    """N learned pairs (a state and the token it should predict) of P rows. Whatever is asked for is computed then."""
+
+    @property
+    def weights_N(self) -> Tensor:
+        """How much each pair counts, float32."""
+
+    def logprobs(self) -> Tensor:
+        """Natural log-probability of every learned token, float32 ``[N]``, differentiable."""
+
+    def surprise(self) -> Tensor:
+        """``-sum(weights * logprobs)`` in nats, the cheapest way."""
+
+    def beside(self, name: str) -> Tensor:
+        """What else is known of the pairs, ``[N, ...]``."""
+
+    def total(self, values_N: Tensor, part: str = "") -> Tensor:
+        """Sum of `values_N` within each row, ``[P]``; of its ``chosen`` or ``rejected`` answer where `part` says so."""
