@@ -23,13 +23,13 @@ from luthier.models.model import Model
 
 Kind = Literal["adamw", "adamw8bit", "layerwise"]
 
-LIBRARIES = {torch.bfloat16: 150 * 2**20, torch.float32: 100 * 2**20}
+LIBRARIES = {torch.bfloat16: 150 * 2**20, torch.float32: 30 * 2**20}
 """What matmul libraries, autograd and the threads' own heaps take once used: seen on the smallest bases (bench/memory.py)."""
 
-GAPS = {torch.bfloat16: 0.3, torch.float32: 0.85}
+GAPS = {torch.bfloat16: 0.0, torch.float32: 1.05}
 """Memory between blocks in use, and what matmuls take for themselves, as a share of a forest's; fp32 ones copy more (bench/memory.py)."""
 
-GAPS_MORE = 0.1
+GAPS_MORE = {torch.bfloat16: 0.2, torch.float32: 0.0}
 """More of it for each further forest of a step: their sizes differ, and seldom do they take over each other's places (bench/memory.py)."""
 
 HALVES = (1024, 512, 256, 128)
@@ -186,7 +186,7 @@ class Planner:
         train = self.train.model_copy(update=asdict(way))
         pack, forests = self.heaviest(way.optimiser, way.tokens_per_pack)
         pack = pack.beginning(tokens) if tokens else pack
-        gaps = GAPS[self.dtype] + GAPS_MORE * (min(forests, 8) - 1)
+        gaps = GAPS[self.dtype] + GAPS_MORE[self.dtype] * (min(forests, 8) - 1)
         blocks, vocabulary, weights, trained, moments, gradients = self._count(way.optimiser, several=forests > 1)
         forest: Working = working(
             lambda depth, known: self.begin(self.shallow(depth, known), train), pack, blocks=blocks, vocabulary=vocabulary, forests=forests
