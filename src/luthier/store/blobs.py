@@ -21,8 +21,9 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import obstore
 from obstore.exceptions import BaseError
@@ -34,6 +35,9 @@ from luthier.core.home import home
 from luthier.store import claims
 from luthier.store.database import Database
 
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
 log = logging.getLogger(__name__)
 
 PIECE = 1 << 20
@@ -42,6 +46,9 @@ PIECE = 1 << 20
 PART = 8 << 20
 PARTS = 4
 """Bytes of one part on the way to a bucket, and how many of them are in memory. S3 takes 10,000 parts: files up to 80 GB."""
+
+RETRIES: RetryConfig = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
+"""How often a bucket is asked again, with growing pauses from a tenth of a second, and for how long at most."""
 
 NEWBORN = 60.0
 """Seconds in which a file being received may still be without its lock."""
@@ -96,7 +103,7 @@ class Blobs:
                 code="blobs_url",
             )
         with _telling(url):
-            return cls(database, from_url(url), folder=None, incoming=home() / "incoming")
+            return cls(database, from_url(url, retry_config=RETRIES), folder=None, incoming=home() / "incoming")
 
     def put(self, chunks: Iterable[bytes], *, most: int) -> Stored:
         """Store what `chunks` yields, of which one is in memory at a time. Without a row that names it, it goes after `claims.CLAIM`.

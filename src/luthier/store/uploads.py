@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from luthier.core.errors import DataError, NotFound, SpecError
+from luthier.core.errors import DataError, NotFound, SpecError, StorageError
 from luthier.store import audit, claims, files, ids
 from luthier.store.audit import CLOCK, Deputy, Who
 from luthier.store.blobs import Blobs, Stored
@@ -116,7 +116,12 @@ def complete(
     if (size := sum(part.bytes for part in parts)) != upload.bytes:
         raise _wrong_bytes(upload, size)
     check = hashlib.md5(usedforsecurity=False)
-    stored = blobs.put(_watched(_joined(blobs, parts), check), most=upload.bytes)
+    try:
+        stored = blobs.put(_watched(_joined(blobs, parts), check), most=upload.bytes)
+    except StorageError:
+        with database.read() as session:
+            pending(session, audit.project_of(who), upload_id)  # somebody else has ended it meanwhile: that is what there is to say
+        raise
     try:
         if md5 and md5.lower() != check.hexdigest():
             raise DataError(
