@@ -1,0 +1,41 @@
+"""Models: the bases of this machine, and what was tuned from them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from luthier.server.wire._base import Answer, Luthier, maybe
+
+
+class ModelLuthier(Luthier):
+    """Beyond the wire: of a tuned model its base, method, job, and the outcome of the last replay of its certificate."""
+
+    base: str | None = maybe()
+    method: str | None = maybe()
+    job: str | None = maybe()
+    certificate: dict[str, Any] | None = maybe()
+
+
+class Model(Answer):
+    """A base by its name, or ``ft:base:organisation:suffix:id``, or a checkpoint ``...:ckpt-step-N``."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    luthier: ModelLuthier | None = maybe()
+
+
+class Models(Answer):
+    """All of them."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ModelDeleted(Answer):
+    """The weights are gone."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: bool

@@ -1,0 +1,76 @@
+"""The command: it listens, shows a key once, refuses to listen in the open, and ends in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from luthier.core.errors import SpecError
+from luthier.server.settings import Settings
+
+
+@contextmanager
+def served(home: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
+    """A `luthier serve` of its own, and what it said when it listened."""
+    command = [sys.executable, "-m", "luthier", "serve", "--port", "0", "--no-worker", "--json", *options]
+    environment = dict(os.environ, LUTHIER_HOME=str(home))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        try:
+            assert process.stdout
+            yield process, json.loads(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def test_serve_begins_and_ends(tmp_path: Path) -> None:
+    with served(tmp_path) as (process, said):
+        health = said["url"].removesuffix("/v1") + "/healthz"
+        assert httpx2.get(health).status_code == 200
+        assert httpx2.get(f"{said['url']}/files", headers={"authorization": f"Bearer {said['key']}"}).json()["data"] == []
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_settings_come_from_file_environment_and_flags(tmp_path: Path) -> None:
+    file = tmp_path / "luthier.toml"
+    file.write_text('port = 1\nhost = "localhost"\nallowed_hosts = ["a", "b"]\n')
+    environment = {"LUTHIER_PORT": "2", "LUTHIER_LOG": "json", "LUTHIER_HOME": "/x", "LUTHIER_WORKER": "false"}
+    settings = Settings.read(file, environment, port=3, log=None)
+    assert (settings.port, settings.host, settings.log, settings.worker) == (3, "localhost", "json", False)
+    assert settings.hosts() >= {"a", "b", "localhost", "127.0.0.1", "::1"}
+    assert Settings.read(environment={"LUTHIER_ALLOWED_HOSTS": "c,d"}).allowed_hosts == ("c", "d")
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("prot = 1", "unknown_key"), ("port = 70000", "bad_value"), ("port", "bad_toml"), ('certificate = "x.pem"', "bad_value")],
+)
+def test_settings_that_do_not_do(tmp_path: Path, text: str, code: str) -> None:
+    file = tmp_path / "luthier.toml"
+    file.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        Settings.read(file, {})
+    assert caught.value.code == code
+
+
+def test_keys_never_travel_in_the_clear() -> None:
+    for host in ("0.0.0.0", "::", "192.168.1.4", "server.example", ""):
+        with pytest.raises(SpecError, match="in the clear"):
+            Settings.read(environment={}, host=host)
+        assert Settings.read(environment={}, host=host, behind_proxy=True).host == host
+    for host in ("127.0.0.1", "::1", "localhost", "127.8.8.8"):
+        assert Settings.read(environment={}, host=host).host == host
+
+
+def test_every_setting_is_explained() -> None:
+    assert not [name for name, field in Settings.model_fields.items() if not field.description]
