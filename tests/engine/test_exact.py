@@ -18,6 +18,12 @@ from luthier.methods import full
 from luthier.models.load import load_folder
 from luthier.objectives import sft
 
+CHANGES = [
+    {},
+    {"model_type": "qwen3", "tie_word_embeddings": True},
+    {"model_type": "gemma2", "final_logit_softcapping": 0.05, "sliding_window": 12, "tie_word_embeddings": True},
+    {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
+]
 TRAIN = TrainSpec(epochs=1, rows_per_step=8, learning_rate=1e-3)
 
 
@@ -56,7 +62,7 @@ def close(found, wanted, tolerance):
 
 @pytest.mark.parametrize("objective", [sft.Objective(), Plain()], ids=["linear", "general"])
 @pytest.mark.parametrize("budget", [48, 130, 100_000])
-@pytest.mark.parametrize("changes", [{}, {"model_type": "qwen3", "tie_word_embeddings": True}], ids=["llama", "qwen3-tied"])
+@pytest.mark.parametrize("changes", CHANGES, ids=["llama", "qwen3-tied", "gemma2-capped", "mixtral"])
 def test_loss_and_gradients_equal_the_teaching_loop(tiny_model, bushy_rows, oracle, budget, objective, changes):
     model = tiny_model(**changes)
     twin, rows = plain_twin(model), bushy_rows()
@@ -112,20 +118,24 @@ def test_ten_steps_follow_the_teaching_loop(tiny_model, bushy_rows, oracle):
     assert found == pytest.approx(wanted, rel=1e-5)
 
 
-def test_chunked_loss_equals_all_logits_at_once(monkeypatch):
+@pytest.mark.parametrize("softcap", [None, 0.7])
+def test_chunked_loss_equals_all_logits_at_once(monkeypatch, softcap):
     monkeypatch.setattr("luthier.engine.loss.CHUNK", 3)
     monkeypatch.setattr("luthier.engine.loss.HEAD_ROWS", 5)
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(10, 6, generator=generator, requires_grad=True)
     head = torch.randn(17, 6, generator=generator, requires_grad=True)
     targets, weights = torch.randint(0, 17, (10,), generator=generator), torch.rand(10, generator=generator)
-    naive = (states @ head.T).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    logits = states @ head.T if softcap is None else softcap * torch.tanh(states @ head.T / softcap)
+    naive = logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
     wanted = torch.autograd.grad(-(weights * naive).sum(), (states, head))
-    loss, found = weighted_loss(states, head, targets, weights)
+    loss, found = weighted_loss(states, head, targets, weights, softcap=softcap)
     assert torch.allclose(found, naive)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(torch.autograd.grad(loss, (states, head)), wanted, strict=True))
-    general = -(weights * logprobs(states, head, targets)).sum()
+    general = -(weights * logprobs(states, head, targets, softcap=softcap)).sum()
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(torch.autograd.grad(general, (states, head)), wanted, strict=True))
+    frozen = -(weights * logprobs(states, head.detach(), targets, softcap=softcap)).sum()
+    assert torch.allclose(torch.autograd.grad(frozen, states)[0], wanted[0], atol=1e-6)
 
 
 def test_a_hopeless_target_keeps_its_log_probability():

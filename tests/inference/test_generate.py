@@ -140,9 +140,19 @@ def test_impossible_settings_are_refused(llama: Model, settings: dict[str, float
         generate(llama, [[1]], max_tokens=1, **settings)  # type: ignore[arg-type]
 
 
-def test_a_sliding_window_is_kept_while_decoding(llama: Model) -> None:
-    config = {**llama.config.to_diff_dict(), "model_type": "mistral", "sliding_window": 16}
-    mistral = fresh(config, renderer=llama.renderer, seed=2, dtype="float32")
+EXPERTS = {"num_experts_per_tok": 2, "num_experts": 4, "num_local_experts": 4, "moe_intermediate_size": 16}
+WINDOWS: dict[str, dict[str, Any]] = {
+    "mistral": {},
+    "mixtral": EXPERTS,
+    "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 24, "use_sliding_window": True},  # every second layer
+    "gemma2": {"attn_logit_softcapping": 0.5, "final_logit_softcapping": 0.5, "query_pre_attn_scalar": 16},
+}
+
+
+@pytest.mark.parametrize("kind", sorted(WINDOWS))
+def test_a_sliding_window_is_kept_while_decoding(kind: str, llama: Model) -> None:
+    config = {**llama.config.to_diff_dict(), "model_type": kind, "sliding_window": 16, **WINDOWS[kind]}
+    model = fresh(config, renderer=llama.renderer, seed=2, dtype="float32")
     some = [*prompts()[:3], prompts()[16]]
-    found = generate(mistral, some, max_tokens=16)
-    assert [g.tokens for g in found] == [reference(mistral, p, limit=16, stop=frozenset({511 + 1})) for p in some]
+    found = generate(model, some, max_tokens=16)
+    assert [g.tokens for g in found] == [reference(model, p, limit=16, stop=frozenset({511 + 1})) for p in some]

@@ -72,9 +72,19 @@ def test_an_adapter_answers_through_packed_weights(llama: Model) -> None:
     assert not torch.allclose(tuned, base, atol=0.1)
 
 
-def test_a_family_it_does_not_know_is_read_as_it_is(llama: Model) -> None:
-    config = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 512, "n_positions": 64}
-    model = fresh(config, renderer=llama.renderer, seed=3, dtype="float32")
+OTHERS: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "gemma2": {**SMALL, "num_attention_heads": 4, "head_dim": 16, "final_logit_softcapping": 0.5},  # it bounds the scores
+}
+
+
+@pytest.mark.parametrize("kind", sorted(OTHERS))
+def test_a_block_it_does_not_know_is_read_as_it_is(kind: str, llama: Model) -> None:
+    model = fresh({"vocab_size": 512, **OTHERS[kind], "model_type": kind}, renderer=llama.renderer, seed=3, dtype="float32")
     reader = Reader(model)
     assert not reader.bare
-    torch.testing.assert_close(read(reader, prompts()), read(model, prompts()))
+    states = read(model, prompts())
+    torch.testing.assert_close(read(reader, prompts()), states)
+    plain = model.head()(states).detach()
+    bounded = plain if kind == "gpt2" else 0.5 * torch.tanh(plain / 0.5)
+    torch.testing.assert_close(reader.logits(states), bounded, rtol=1e-4, atol=1e-5)

@@ -176,8 +176,17 @@ def test_two_adapters_share_the_slots(tiny_model: Make) -> None:
         second.merge(model)
 
 
+def test_in_a_mixture_of_experts_it_stands_beside_attention(tiny_model: Make) -> None:
+    """The experts of a block are one weight, not linears."""
+    model = tiny_model(model_type="mixtral")
+    base = logits(model)
+    tuned(model, rank=4)
+    assert {path.split(".")[3] for path in slots(model.network)} == {"self_attn"}
+    assert not torch.allclose(logits(model), base)
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers by the old name
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "phi3", "gpt_neox", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "phi3", "gpt_neox", "gpt2", "mixtral"])
 def test_peft_loads_ours_with_equal_logits(kind: str, tiny_model: Make, tmp_path: Path) -> None:
     from peft import PeftModel
 

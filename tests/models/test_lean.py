@@ -8,7 +8,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from luthier.models.lean import GatedMlp, RmsNorm, make_lean
 
-TYPES = ["llama", "mistral", "qwen2", "qwen3", "smollm3"]
+MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe"]
+TYPES = ["llama", "mistral", "qwen2", "qwen3", "smollm3", *MIXTURES]
+EXPERTS = {
+    "num_experts_per_tok": 2,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
 
 
 def network(model_type, dtype):
@@ -22,6 +30,7 @@ def network(model_type, dtype):
         num_attention_heads=4,
         num_key_value_heads=2,
         pad_token_id=0,
+        **(EXPERTS if model_type in MIXTURES else {}),
     )
     made = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype)
     for name, parameter in made.named_parameters():
@@ -35,7 +44,7 @@ def network(model_type, dtype):
 def test_equal_forward_and_backward(model_type, dtype):
     plain = network(model_type, dtype)
     lean = copy.deepcopy(plain)
-    assert make_lean(lean) >= 2 * 3 + 1
+    assert make_lean(lean) >= 2 * (2 if model_type in MIXTURES else 3) + 1
     assert list(plain.state_dict()) == list(lean.state_dict())
     tokens = torch.randint(0, 64, (1, 20))
     answers = [made(input_ids=tokens, use_cache=False).logits for made in (plain, lean)]

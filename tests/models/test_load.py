@@ -88,6 +88,15 @@ def test_saving_is_deterministic_and_tied_weights_are_saved_once(tiny_model: Mak
     assert load(str(tmp_path / "one")).tied
 
 
+def test_experts_are_saved_one_by_one_as_their_makers_do(tiny_model: Make, tmp_path: Path) -> None:
+    """In memory the experts of a block are one weight; on disk every tool expects each by its name."""
+    made = tiny_model(model_type="mixtral", num_local_experts=4, num_experts_per_tok=2)
+    save(made, tmp_path / "model")
+    names = load_file(tmp_path / "model" / "model.safetensors").keys()
+    assert "model.layers.1.block_sparse_moe.experts.3.w2.weight" in names
+    assert torch.equal(logits(load(str(tmp_path / "model"), dtype="float32")), logits(made))
+
+
 def test_weights_that_are_views_of_one_buffer_are_saved_whole(tiny_model: Make, tmp_path: Path) -> None:
     """The optimiser makes trained weights views of one flat buffer."""
     model = tiny_model()

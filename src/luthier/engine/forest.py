@@ -41,11 +41,12 @@ class Forest:
 
     def logprobs(self) -> Tensor:
         """Natural log-probability of every learned token, float32 ``[N]``, differentiable."""
-        return logprobs(self.states_ND, self.model.head().weight, self.targets_N)
+        return logprobs(self.states_ND, self.model.head().weight, self.targets_N, softcap=self.model.softcap)
 
     def surprise(self) -> Tensor:
         """``-sum(weights * logprobs)`` in nats: as from `logprobs`, and cheaper where the head is trained."""
-        return weighted_loss(self.states_ND, self.model.head().weight, self.targets_N, self.weights_N)[0]
+        head_VD, softcap = self.model.head().weight, self.model.softcap
+        return weighted_loss(self.states_ND, head_VD, self.targets_N, self.weights_N, softcap=softcap)[0]
 
     def beside(self, name: str) -> Tensor:
         """What is known of the learned pairs under this name (`Sequence.beside`), ``[N, ...]``."""

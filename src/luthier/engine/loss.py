@@ -34,18 +34,20 @@ class _LogProbs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(ctx: Any, states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float | None) -> Tensor:
         size, found = _chunk(states_ND.device), []
         early = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
         gradient = _Gradient(states_ND, weight_VD, needs_weight=False) if early else None
         one_N = torch.ones(len(targets_N), device=states_ND.device)
         for start in range(0, len(targets_N), size):
             chunk = slice(start, start + size)
-            p_CV, logprobs_C = _target_logprobs(F.linear(states_ND[chunk], weight_VD), targets_N[chunk])
+            logits_CV, slope_CV = _logits(states_ND[chunk], weight_VD, softcap, sloped=early)
+            p_CV, logprobs_C = _target_logprobs(logits_CV, targets_N[chunk])
             found.append(logprobs_C)
             if gradient is not None:
-                gradient.add(chunk, p_CV, targets_N[chunk], one_N[chunk])
+                gradient.add(chunk, p_CV, targets_N[chunk], one_N[chunk], slope_CV)
         ctx.early = gradient.states_ND if gradient is not None else None
+        ctx.softcap = softcap
         if not early:
             ctx.save_for_backward(states_ND, weight_VD, targets_N)
         return torch.cat(found)
@@ -53,29 +55,33 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.early is not None:
-            return (ctx.early * -grad_N.unsqueeze(1)).to(ctx.early.dtype), None, None
+            return (ctx.early * -grad_N.unsqueeze(1)).to(ctx.early.dtype), None, None, None
         states_ND, weight_VD, targets_N = ctx.saved_tensors
         gradient, size = _Gradient(states_ND, weight_VD, needs_weight=ctx.needs_input_grad[1]), _chunk(states_ND.device)
         for start in range(0, len(targets_N), size):
             chunk = slice(start, start + size)
-            p_CV, _ = _target_logprobs(F.linear(states_ND[chunk], weight_VD), targets_N[chunk])
-            gradient.add(chunk, p_CV, targets_N[chunk], -grad_N[chunk])
-        return gradient.states_ND, gradient.weight(), None
+            logits_CV, slope_CV = _logits(states_ND[chunk], weight_VD, ctx.softcap, sloped=True)
+            p_CV, _ = _target_logprobs(logits_CV, targets_N[chunk])
+            gradient.add(chunk, p_CV, targets_N[chunk], -grad_N[chunk], slope_CV)
+        return gradient.states_ND, gradient.weight(), None, None
 
 
 class _WeightedLoss(torch.autograd.Function):
     """``-sum(weights * logprobs)`` and its gradient in one pass: the head is multiplied twice, not three times."""
 
     @staticmethod
-    def forward(ctx: Any, states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weights_N: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weights_N: Tensor, softcap: float | None
+    ) -> tuple[Tensor, Tensor]:
         gradient = _Gradient(states_ND, weight_VD, needs_weight=ctx.needs_input_grad[1]) if any(ctx.needs_input_grad[:2]) else None
         found, size = [], _chunk(states_ND.device)
         for start in range(0, len(targets_N), size):
             chunk = slice(start, start + size)
-            p_CV, logprobs_C = _target_logprobs(F.linear(states_ND[chunk], weight_VD), targets_N[chunk])
+            logits_CV, slope_CV = _logits(states_ND[chunk], weight_VD, softcap, sloped=gradient is not None)
+            p_CV, logprobs_C = _target_logprobs(logits_CV, targets_N[chunk])
             found.append(logprobs_C)
             if gradient is not None:
-                gradient.add(chunk, p_CV, targets_N[chunk], weights_N[chunk])
+                gradient.add(chunk, p_CV, targets_N[chunk], weights_N[chunk], slope_CV)
         if gradient is not None:
             ctx.gradient = gradient
         logprobs_N = torch.cat(found)
@@ -86,7 +92,7 @@ class _WeightedLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         gradient = ctx.gradient
         weight_VD = gradient.weight()
-        return _scaled(gradient.states_ND, grad), None if weight_VD is None else _scaled(weight_VD, grad), None, None
+        return _scaled(gradient.states_ND, grad), None if weight_VD is None else _scaled(weight_VD, grad), None, None, None
 
 
 class _Gradient:
@@ -97,9 +103,11 @@ class _Gradient:
         self.states_ND = torch.empty_like(states_ND)
         self.weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
 
-    def add(self, chunk: slice, p_CV: Tensor, targets_C: Tensor, weights_C: Tensor) -> None:
-        """`p_CV` is the softmax; it is turned into the gradient of the logits in place."""
+    def add(self, chunk: slice, p_CV: Tensor, targets_C: Tensor, weights_C: Tensor, slope_CV: Tensor | None) -> None:
+        """`p_CV` is the softmax; it is turned into the gradient of the logits in place, before a soft cap of this slope if there is one."""
         p_CV[torch.arange(len(targets_C), device=p_CV.device), targets_C] -= 1
+        if slope_CV is not None:
+            p_CV *= slope_CV
         weights_C1 = weights_C.unsqueeze(1)
         self.states_ND[chunk] = (p_CV @ self.head_VD) * weights_C1.to(p_CV.dtype)
         if self.weight_VD is not None:
@@ -114,6 +122,15 @@ class _Gradient:
 def _scaled(x: Tensor, scale: Tensor) -> Tensor:
     """``x * scale`` in fp32, rounded once; an accelerator's scale is not fetched (that would wait for it), nor rounded to bf16 first."""
     return x * scale.item() if scale.device.type == "cpu" else (x.float() * scale).to(x.dtype)
+
+
+def _logits(states_CD: Tensor, weight_VD: Tensor, softcap: float | None, *, sloped: bool) -> tuple[Tensor, Tensor | None]:
+    """Token scores ``[C, V]``, and the slope of their soft cap where there is one and it is asked for: ``1 - tanh^2``."""
+    logits_CV = F.linear(states_CD, weight_VD)
+    if softcap is None:
+        return logits_CV, None
+    tanh_CV = logits_CV.div_(softcap).tanh_()
+    return tanh_CV * softcap, tanh_CV.square_().neg_().add_(1) if sloped else None
 
 
 def _target_logprobs(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,24 +159,27 @@ def _rescued(logits_CV: Tensor, p_CV: Tensor, picked_C1: Tensor, p_C: Tensor) ->
     return torch.where(p_C < 1e-30, (distance_C1 + p_CV.gather(1, place_C1).float().log()).squeeze(1), p_C.log())
 
 
-def logprobs(states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+def logprobs(states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, softcap: float | None = None) -> Tensor:
     """Float32 log-probability of each target under its state, differentiable in states and head.
 
     Args:
         states_ND: states after the final norm. weight_VD: the head. targets_N: int64 token ids.
+        softcap: bound on the scores (`Model.softcap`).
     """
     if not len(targets_N):
         return states_ND.sum(-1).float()
-    result: Tensor = _LogProbs.apply(states_ND, weight_VD, targets_N)  # type: ignore[no-untyped-call]
+    result: Tensor = _LogProbs.apply(states_ND, weight_VD, targets_N, softcap)  # type: ignore[no-untyped-call]
     return result
 
 
-def weighted_loss(states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weights_N: Tensor) -> tuple[Tensor, Tensor]:
+def weighted_loss(
+    states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weights_N: Tensor, *, softcap: float | None = None
+) -> tuple[Tensor, Tensor]:
     """``-sum(weights * logprobs)`` in nats (a float32 scalar with gradient) and the log-probabilities ``[N]`` without.
 
     Equal to ``-(weights_N * logprobs(...)).sum()``, one head product cheaper. For objectives that are linear in the log-probabilities.
     """
     if not len(targets_N):
         return states_ND.sum().float() * 0, states_ND.new_zeros(0, dtype=torch.float32)
-    result: tuple[Tensor, Tensor] = _WeightedLoss.apply(states_ND, weight_VD, targets_N, weights_N)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _WeightedLoss.apply(states_ND, weight_VD, targets_N, weights_N, softcap)  # type: ignore[no-untyped-call]
     return result

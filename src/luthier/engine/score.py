@@ -88,7 +88,7 @@ def _score_pack(model: Model, pack: Pack) -> tuple[NDArray[np.float32], NDArray[
     states_ND, targets_N = states(model, pack).index_select(0, send(pack.rows_N, where)), send(pack.targets_N, where)
     logprobs, hits = [torch.empty(0, device=where)], [torch.empty(0, dtype=torch.bool, device=where)]
     for states_CD, targets_C in zip(states_ND.split(CHUNK), targets_N.split(CHUNK), strict=True):
-        logits_CV = F.linear(states_CD, model.head().weight).float()
+        logits_CV = model.capped(F.linear(states_CD, model.head().weight)).float()
         logprobs.append(logits_CV.gather(1, targets_C[:, None]).squeeze(1) - logits_CV.logsumexp(-1))
         hits.append(logits_CV.argmax(-1) == targets_C)
     return torch.cat(logprobs).cpu().numpy(), torch.cat(hits).cpu().numpy()

@@ -64,7 +64,7 @@ class Reader:
 
     def logits(self, states_BD: Tensor) -> Tensor:
         """Token scores, float32."""
-        return self._head(states_BD).float()
+        return self.model.capped(self._head(states_BD)).float()
 
 
 class Linears:

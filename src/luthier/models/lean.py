@@ -15,10 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-NORMS = frozenset({"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "SmolLM3RMSNorm"})
+NORMS = frozenset(
+    {
+        *("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "SmolLM3RMSNorm"),
+        *("MixtralRMSNorm", "Qwen2MoeRMSNorm", "Qwen3MoeRMSNorm"),
+    }
+)
 """transformers' classes that compute ``weight * (x / rms(x)).to(dtype)``; Gemma's, which adds one to the weight, is not among them."""
 
-MLPS = frozenset({"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP", "SmolLM3MLP"})
+MLPS = frozenset({"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP", "SmolLM3MLP", "Qwen2MoeMLP", "Qwen3MoeMLP"})
 """transformers' classes that compute ``down(silu(gate(x)) * up(x))``."""
 
 

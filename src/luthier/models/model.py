@@ -74,6 +74,16 @@ class Model:
         return cast(nn.Linear, self.family.head(self.network))
 
     @property
+    def softcap(self) -> float | None:
+        """Bound on the head's scores, ``cap * tanh(score / cap)`` (Gemma 2, arXiv 2408.00118, section 2.1); None where there is none."""
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return None if cap is None else float(cap)
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """The head's scores as the network means them: within its soft cap."""
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+    @property
     def tied(self) -> bool:
         """Embedding and head are one tensor."""
         return self.head().weight is self.embedding().weight

@@ -219,6 +219,8 @@ def attend(
     assert sight is not None, "a network loaded by Luthier is called through its family's states()"
     assert dropout == 0.0, "attention dropout is switched off at load"
     scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if sliding_window is None:  # Qwen2-MoE keeps its window to itself: transformers puts it into the mask alone
+        sliding_window = getattr(module, "sliding_window", None)
     q, k, v = query[0], key[0], value[0]
     if not isinstance(sight, Sight):  # decoding: one token per row, which sees what the row remembers
         return sight.attend(q, k, v, scaling=scaling, softcap=softcap, window=sliding_window).unsqueeze(0), None

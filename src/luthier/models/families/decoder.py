@@ -1,4 +1,9 @@
-"""Decoders: networks that write the next token. Llama, Qwen, Mistral, Gemma, Phi-3, GPT-2, GPT-NeoX and their like.
+"""Decoders: networks that write the next token. Llama, Qwen, Mistral, Gemma, Phi-3, GPT-2, GPT-NeoX, mixtures of experts and their like.
+
+In a mixture of experts (Mixtral, Qwen2-MoE, Qwen3-MoE) a router chooses for every token by itself, so a tree changes nothing. The experts
+of a block are one three-dimensional weight and no linears: what stands beside a linear (lora, dora, ia3 ...) finds attention and, in
+Qwen2-MoE, the shared expert; `full` and `freeze` move everything. The balance of the router is not part of the loss, as by default in
+transformers.
 
 T tokens of a pack, D width of a state.
 """
@@ -17,7 +22,10 @@ from luthier.models.quantize import PackedLinear
 from luthier.models.slot import Slot
 
 MODEL_TYPES = frozenset(
-    {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "smollm3", "gpt2", "gpt_neox"}
+    {
+        *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "smollm3", "gpt2", "gpt_neox"),
+        *("mixtral", "qwen2_moe", "qwen3_moe"),
+    }
 )
 """Each is compared with transformers' own forward in ``tests/models/test_decoder.py``."""
 
@@ -27,6 +35,7 @@ _BLOCKS = ("layers", "h")
 _SAME_INPUT = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"),
 )
 """True of every type above that has these names; Phi-3, GPT-2 and GPT-NeoX keep theirs in one matrix already."""
 
@@ -94,19 +103,19 @@ def check(config: Any, *, where: str = "") -> None:
     """Refuse what a config asks for and the engine does not compute: it must never train another function than it serves.
 
     Raises:
-        ModelError: a soft cap on the head's scores (Gemma 2), attention that also looks forward, or cross attention.
+        ModelError: attention that also looks forward, cross attention, or a loss on the router's balance.
     """
     wishes = {
-        "final_logit_softcapping": "a soft cap on the token scores",
-        "use_bidirectional_attention": "attention that looks forward",
-        "add_cross_attention": "attention to an encoder",
+        "use_bidirectional_attention": ("attention that looks forward", "Choose another base model; `luthier models` lists some."),
+        "add_cross_attention": ("attention to an encoder", "Choose another base model; `luthier models` lists some."),
+        "output_router_logits": ("a loss on the balance of the router", "Set it to false there: answers stay as they are."),
     }
-    for key, meaning in wishes.items():
+    for key, (meaning, remedy) in wishes.items():
         if getattr(config, key, None):
             raise ModelError(
                 f"config.json asks for {meaning} ({key} = {getattr(config, key)!r}), which the engine does not compute.",
                 where=where,
-                remedy="Choose another base model; `luthier models` lists some.",
+                remedy=remedy,
                 code="model_type",
             )
 
