@@ -114,6 +114,29 @@ def replay(model: Model, method: Method | None, folder: Path) -> Replay:
     return result
 
 
+def replay_prompts(model: Model, method: Method, folder: Path) -> int:
+    """Hold weights that were never certified themselves, those of an earlier pass, against the certificate of their run.
+
+    Prompts must render to the same tokens, and the answers must not be exactly the base's. Returns how many prompts were compared.
+
+    Raises:
+        ResultError: a prompt renders otherwise (``template_drift``), or what was learned is ignored (``certificate``).
+        StorageError: the certificate cannot be read.
+    """
+    probes = _read(folder / "certificate.json")["probes"]
+    for number, probe in enumerate(probes, 1):
+        _same_prompt(model.renderer, probe, number)
+    sequences = [_path(probe["prompt"], probe["tuned"]["tokens"]) for probe in probes[:1]]
+    both = []
+    for side in SIDES:
+        with Sides(model, method).side(side) as answering:
+            both.append([s.logprobs_L for s in score(answering, sequences)])
+    if all(np.array_equal(base, tuned) for base, tuned in zip(*both, strict=True)) and sequences:
+        what = "The weights answer exactly as the base does: they are ignored, or nothing was learned."
+        raise ResultError(what, where=_where(probes[0]), remedy="Load what the run saved, on the base it names.", code="certificate")
+    return len(probes)
+
+
 def prompt_of(renderer: Renderer, example: Example) -> list[int]:
     """Token ids a probe asks with; a plain text asks with its beginning."""
     if example.form == "text":

@@ -47,6 +47,11 @@ class Reader:
             self._blocks = []
 
     @property
+    def packed(self) -> bool:
+        """The weights lie in memory a second time, laid out."""
+        return self._head.packed is not None
+
+    @property
     def bare(self) -> bool:
         """The blocks are known and run without transformers."""
         return bool(self._blocks)

@@ -176,6 +176,7 @@ class Answering:
         self._listener: Callable[[Heard], None] | None = None
         self._over = False
         self._wake: Callable[[], None] = lambda: None
+        self._ended: Callable[[], None] = lambda: None
 
     def __iter__(self) -> Iterator[Delta]:
         """Deltas as they come; blocks between them. Leaving early cancels.
@@ -223,19 +224,28 @@ class Answering:
         """For whoever answers: what to call when it is cancelled."""
         self._wake = wake
 
+    def on_over(self, ended: Callable[[], None]) -> None:
+        """For whoever answers: what to call, once, when nothing more will be heard."""
+        self._ended = ended
+
     def say(self, item: Heard) -> None:
         """For whoever answers: pass on. A listener that fails cancels the answer and hurts nobody else."""
         with self._lock:
             if self._over:
                 return
             self._over = not isinstance(item, Delta)
-            if self._listener is None:
-                self._waiting.append(item)
-                return
-            try:
-                self._listener(item)
-            except Exception:
-                self.cancelled.set()
+            self._tell(item)
+        if self._over:
+            self._ended()
+
+    def _tell(self, item: Heard) -> None:
+        if self._listener is None:
+            self._waiting.append(item)
+            return
+        try:
+            self._listener(item)
+        except Exception:
+            self.cancelled.set()
 
     def whole(self) -> list[Delta]:
         """Wait for everything; one delta for each of the n answers."""

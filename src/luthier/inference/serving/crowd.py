@@ -37,7 +37,7 @@ class Member:
 
 
 class Crowd:
-    """See the page's head. Only the engine's thread may call it, but for `twin`.
+    """See the page's head. Only the engine's thread may change it.
 
     Attributes:
         members: adapters by name, the longest unused first.
