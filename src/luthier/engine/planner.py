@@ -26,7 +26,7 @@ Kind = Literal["adamw", "adamw8bit", "layerwise"]
 LIBRARIES = {torch.bfloat16: 150 * 2**20, torch.float32: 30 * 2**20}
 """What matmul libraries, autograd and the threads' own heaps take once used: seen on the smallest bases (bench/memory.py)."""
 
-GAPS = {torch.bfloat16: 0.0, torch.float32: 1.05}
+GAPS = {torch.bfloat16: 0.0, torch.float32: 1.0}
 """Memory between blocks in use, and what matmuls take for themselves, as a share of a forest's; fp32 ones copy more (bench/memory.py)."""
 
 GAPS_MORE = {torch.bfloat16: 0.2, torch.float32: 0.0}
