@@ -74,3 +74,12 @@ def test_keys_never_travel_in_the_clear() -> None:
 
 def test_every_setting_is_explained() -> None:
     assert not [name for name, field in Settings.model_fields.items() if not field.description]
+
+
+def test_torch_is_not_needed_to_listen() -> None:
+    """It takes seconds to import; /healthz answers before."""
+    code = (
+        "import sys; import luthier.server.run; from luthier.server.endpoints import ENDPOINTS;"
+        "[ENDPOINTS.load(name) for name in ENDPOINTS.names()]; sys.exit(sum(name in sys.modules for name in ('torch', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

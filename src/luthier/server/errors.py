@@ -16,11 +16,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from luthier.core.errors import Forbidden, LuthierError, NotFound, StorageError, TooMuch, Unauthenticated
+from luthier.core.errors import Forbidden, LuthierError, NotFound, ResultError, StorageError, TooMuch, Unauthenticated
 
 INVALID = "invalid_request_error"
 FIELD = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*")
 """A place in an error that is a field of the request, and no file of ours."""
+
+AGAIN = frozenset({"closing", "models_full", "too_late"})
+"""Trouble of answers that passes by itself. What an adapter is refused for does not: asking again would change nothing."""
 
 SCALARS = ("str", "int", "float", "bool", "constrained-int", "constrained-str")
 STATUS_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -40,9 +43,14 @@ class WireError(FastapiException):
         super().__init__(status, message, dict(headers or {}))
         self.message, self.param, self.code = message, param, code
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """The JSON that says it."""
+        return body(self.status_code, self.message, param=self.param, code=self.code)
+
     def response(self) -> JSONResponse:
         """The answer that says it."""
-        return JSONResponse(body(self.status_code, self.message, param=self.param, code=self.code), self.status_code, headers=self.headers)
+        return JSONResponse(self.content, self.status_code, headers=self.headers)
 
 
 def body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
@@ -75,14 +83,16 @@ def from_luthier(error: LuthierError) -> WireError:
     if isinstance(error, TooMuch):
         again = {} if error.retry_after is not None else {"x-should-retry": "false"}
         return WireError(429, message, code=error.code, headers=error.headers | again)
+    if isinstance(error, ResultError) and error.code in AGAIN:
+        return WireError(503, message, code=error.code, headers={"retry-after": "5"})
     headers = {"www-authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
     param = error.where if FIELD.fullmatch(error.where) else None
     return WireError(_status(error), message, param=param, code=error.code, headers=headers)
 
 
 def _status(error: LuthierError) -> int:
-    if error.code == "bad_cursor":
-        return 400
+    if error.code in ("bad_cursor", "answer_failed"):
+        return 400 if error.code == "bad_cursor" else 500
     statuses: tuple[tuple[type[LuthierError], int], ...] = ((Unauthenticated, 401), (Forbidden, 403), (NotFound, 404))
     return next((status for kind, status in statuses if isinstance(error, kind)), 400)
 

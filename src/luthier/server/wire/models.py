@@ -8,11 +8,11 @@ from luthier.server.wire._base import Answer, Luthier, maybe
 
 
 class ModelLuthier(Luthier):
-    """Beyond the wire: of a tuned model its base, method, job, and the outcome of the last replay of its certificate."""
+    """Beyond the wire: whether it is in memory; of a tuned one its base, method, and what the last replay of its certificate said."""
 
     base: str | None = maybe()
     method: str | None = maybe()
-    job: str | None = maybe()
+    loaded: bool | None = maybe()
     certificate: dict[str, Any] | None = maybe()
 
 
