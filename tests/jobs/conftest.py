@@ -2,9 +2,12 @@
 
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 LABELS = {"parcel": "Where is my parcel?", "refund": "I want my money back.", "broken": "It arrived broken.", "hours": "When do you open?"}
 
@@ -43,3 +46,65 @@ SHORT = (
     "evaluate.max_tokens=4",
 )
 """A run of six steps."""
+
+
+@dataclass
+class Service:
+    """A database with one project, a place for bytes, and somebody of the project."""
+
+    database: Any
+    blobs: Any
+    who: Any
+
+    def upload(self, path: Path, *, name: str = "", purpose: str = "fine-tune") -> str:
+        """The id of a file."""
+        from luthier.store import files
+
+        stored = self.blobs.put([path.read_bytes()], most=1 << 30)
+        with self.database.write() as session:
+            return str(files.add(session, self.who, stored, filename=name or path.name, purpose=purpose).id)
+
+    def submit(self, file: str, **body: Any) -> Any:
+        """A new job of six steps on the tiny base."""
+        from luthier.jobs import specs
+        from luthier.jobs.asked import NewJob
+        from luthier.jobs.submit import submit
+
+        settings = specs.said([*SHORT, *body.pop("settings", [])])
+        beside = {key: body.pop(key) for key in ("retry", "idempotency_key", "ignored") if key in body}
+        return submit(self.database, NewJob.read({"model": "tiny", "training_file": file, "luthier": settings, **body}, **beside), self.who)
+
+    def job(self, job_id: str) -> Any:
+        """The job as it stands."""
+        from luthier.store.tables.jobs import Job
+
+        with self.database.read() as session:
+            return session.scalars(select(Job).where(Job.id == job_id)).one()
+
+    def events(self, job_id: str, kind: str = "message") -> list[Any]:
+        """What it told, in order."""
+        from luthier.store.tables.jobs import JobEvent
+
+        with self.database.read() as session:
+            return list(session.scalars(select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type == kind).order_by(JobEvent.n)))
+
+
+@pytest.fixture
+def service(database: Any, home: Path, tiny_base: Path) -> Service:
+    """A service without processes; the tiny base is one of its models."""
+    from luthier.security import tenants
+    from luthier.store.audit import LOCAL, Deputy
+    from luthier.store.blobs import Blobs
+
+    (home / "models").mkdir(parents=True)
+    (home / "models" / "tiny").symlink_to(tiny_base)
+    with database.write() as session:
+        settled = tenants.settle(session)
+    assert settled is not None
+    return Service(database, Blobs.open(database), Deputy(LOCAL.name, settled[0].organisation_id, settled[0].id))
+
+
+@pytest.fixture
+def job(service: Service, rows: Path) -> Any:
+    """A job that was just made."""
+    return service.submit(service.upload(rows))

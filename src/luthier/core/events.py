@@ -77,15 +77,6 @@ class Saved(Event):
 
 
 @dataclass(slots=True, frozen=True)
-class Passed(Event):
-    """A pass over the rows is done and its weights are kept, in their standard layout; `kept`: the steps whose weights are still there."""
-
-    step: int
-    folder: str
-    kept: list[int]
-
-
-@dataclass(slots=True, frozen=True)
 class Note(Event):
     """Something the user should read once: a derivation, a choice made for them, a warning."""
 

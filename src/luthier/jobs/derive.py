@@ -153,13 +153,7 @@ class _Derivation:
         return planned
 
     def learning_rate(self) -> tuple[float, str]:
-        size = self.facts.parameters
-        rate = self.facts.objective_rate * next(rate for below, rate in LORA_RATE if size < below)
-        method = self.spec.method.name
-        less = "" if self.facts.objective_rate == 1 else f", {self.facts.objective_rate:g} of it for {self.spec.objective.name}"
-        if method == "full":
-            return rate * FULL_SHARE, f"full tuning of a {_millions(size)} model, a tenth of LoRA's rate{less}"
-        return rate, f"{method} on a {_millions(size)} model{less}"
+        return usual_rate(self.spec, parameters=self.facts.parameters, objective_rate=self.facts.objective_rate)
 
     def processes(self, asked: TrainSpec) -> int:
         """One per accelerator; on a CPU one process keeps all cores as busy as two do, in half the memory. One is not worth telling."""
@@ -188,6 +182,15 @@ class _Derivation:
                 self.spec.evaluate.max_tokens, "max_tokens", value, f"1.5 x the longest expected answer ({self.facts.longest_answer}) + 16"
             )
         )
+
+
+def usual_rate(spec: Spec, *, parameters: int, objective_rate: float) -> tuple[float, str]:
+    """The learning rate where nobody says one, and why: it depends on method and objective, and on the size of the base."""
+    rate = objective_rate * next(rate for below, rate in LORA_RATE if parameters < below)
+    less = "" if objective_rate == 1 else f", {objective_rate:g} of it for {spec.objective.name}"
+    if spec.method.name == "full":
+        return rate * FULL_SHARE, f"full tuning of a {_millions(parameters)} model, a tenth of LoRA's rate{less}"
+    return rate, f"{spec.method.name} on a {_millions(parameters)} model{less}"
 
 
 def _millions(parameters: int) -> str:

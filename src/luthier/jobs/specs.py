@@ -43,10 +43,21 @@ def gather(*, config: Path | None = None, settings: Iterable[str] = (), **sectio
     if config is not None:
         content = _merged(content, load_yaml(config))
     content = _merged(content, {k: v for k, v in sections.items() if v is not None})
-    for setting in settings:
-        content = _merged(content, _nested(setting))
+    content = _merged(content, said(settings))
     where = str(config or "")
     return complete(Spec.parse(content, where=where), where=where)
+
+
+def said(settings: Iterable[str]) -> dict[str, Any]:
+    """The sections of a Spec that texts like ``method.rank=8`` speak of.
+
+    Raises:
+        SpecError: one of them is not ``key=value`` with a YAML value.
+    """
+    content: dict[str, Any] = {}
+    for setting in settings:
+        content = _merged(content, _nested(setting))
+    return content
 
 
 def complete(spec: Spec, *, where: str = "") -> Spec:

@@ -11,7 +11,7 @@ import pyarrow.compute
 import torch
 
 from luthier.core.errors import Interrupted, SpecError
-from luthier.core.events import Listener, Note, Passed, Stage, Stepped
+from luthier.core.events import Listener, Note, Stage, Stepped
 from luthier.core.sequence import Rows
 from luthier.core.spec import Spec, checked
 from luthier.engine import checkpoint
@@ -130,7 +130,7 @@ def fit(training: Training, *, listen: Listener) -> None:
         for event in watch.run():
             listen(event)
             if isinstance(event, Stepped) and session.order.ends_pass(event.step) and "peft" in training.method.supports:
-                listen(_kept(training, event.step))
+                _keep_pass(training, event.step)
             if asked.to_stop and session.step < session.steps:
                 watch.save()
                 raise Interrupted(f"Stopped after step {session.step} of {session.steps}; everything up to it is saved.")
@@ -138,16 +138,12 @@ def fit(training: Training, *, listen: Listener) -> None:
     shutil.rmtree(folder.checkpoints / "best", ignore_errors=True)  # now saved in their standard layout
 
 
-def _kept(training: Training, step: int) -> Passed:
+def _keep_pass(training: Training, step: int) -> None:
     """Save the adapter as it is now, and let go of those before the last passes."""
-    folder = training.folder.passes / f"{checkpoint.PREFIX}{step:06d}"
-    training.method.save(training.model, folder)
-    *older, last = (part for part in sorted(folder.parent.glob(f"{checkpoint.PREFIX}*")) if part <= folder)
-    stay = [*older[1 - PASSES_KEPT :], last]
-    for part in folder.parent.glob(f"{checkpoint.PREFIX}*"):
-        if part not in stay:
-            shutil.rmtree(part)
-    return Passed(step, str(folder), [int(part.name.removeprefix(checkpoint.PREFIX)) for part in stay])
+    passes = training.folder.passes
+    training.method.save(training.model, passes / f"{checkpoint.PREFIX}{step:06d}")
+    for old in [kept for kept in training.folder.kept_passes() if kept <= step][:-PASSES_KEPT]:
+        shutil.rmtree(passes / f"{checkpoint.PREFIX}{old:06d}")
 
 
 def new_session(spec: Spec, model: Model, method: Any, *, rows: Rows, valid: Rows) -> Session:

@@ -92,6 +92,10 @@ class RunFolder:
         """Folders `step-000080`: what an adapter had learned after each of the last passes over the rows."""
         return self.path / "passes"
 
+    def kept_passes(self) -> list[int]:
+        """Steps whose weights lie in `passes`, in order."""
+        return sorted(int(part.name.removeprefix("step-")) for part in self.passes.glob("step-*"))
+
     @property
     def certificate(self) -> Path:
         """Probes replayed at every load."""

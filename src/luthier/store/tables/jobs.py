@@ -21,7 +21,7 @@ class Job(Numbered, Table):
         run: name of the run's folder; empty before the first start.
         request_digest: SHA-256 of key and body, by which a repeated request is known.
         worker_id, device, lease_until, token: who holds it, on which device, until when, and the fencing token, one more at every claim.
-        child: process group of the child on the worker's host. attempts: claims so far.
+        child: process group of the child on the worker's host. attempts: how often its child was lost since it last came further.
     """
 
     __tablename__ = "jobs"

@@ -1,0 +1,40 @@
+"""Do the jobs of the service on this machine, one process each."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from luthier.cli.verbs._place import Url, ready
+
+
+def run(
+    slots: Annotated[list[str] | None, typer.Option("--slot", help="DEVICE=JOBS at once: cpu=1, cuda:0=2. Again for more.")] = None,
+    private_webhooks: Annotated[bool, typer.Option("--private-webhooks", help="Send webhooks into our own network, too.")] = False,
+    database: Url = "",
+) -> None:
+    """Take jobs from the queue until Ctrl-C or SIGTERM; then let each stop with a checkpoint, and leave.
+
+    One worker a machine. Left out, every accelerator takes one job at a time, or the processor where there is none.
+    """
+    from luthier.jobs.worker import Settings, Worker, devices
+
+    with ready(database) as opened:
+        address = opened.engine.url.render_as_string(hide_password=False)
+        settings = Settings(address, slots=dict(_slot(one) for one in slots or []) or devices(), private=private_webhooks)
+        worker = Worker(opened, settings, say=_say)
+        _say(f"{worker.id} takes jobs: {', '.join(f'{jobs} on {device}' for device, jobs in settings.slots.items())}")
+        worker.run()
+
+
+def _slot(one: str) -> tuple[str, int]:
+    device, _, jobs = one.partition("=")
+    if not (device == "cpu" or device.removeprefix("cuda:").isdigit()) or not jobs.isdigit():
+        raise typer.BadParameter("say it as cpu=1 or cuda:0=1", param_hint="--slot")
+    return device, int(jobs)
+
+
+def _say(line: str) -> None:
+    typer.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
