@@ -25,7 +25,7 @@ def test_it_says_what_it_is(name: str) -> None:
     assert isinstance(objective.pairs, bool)
     assert objective.learn in (None, "answers", "last_answer", "everything")
     assert 0 < objective.rate <= 1
-    assert objective.needs <= {"reference"}
+    assert objective.beside <= {"reference"}
 
 
 @pytest.mark.parametrize("name", NAMES)

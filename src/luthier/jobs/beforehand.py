@@ -1,11 +1,12 @@
 """What an objective wants to know of every row before the first step: computed once by the untouched base, kept in the cache.
 
-The reference of a preference objective is the base's log-probability of each learned token. The base is at hand whatever the method: a
-method that is attached answers as the base until the first step. Runs on the same rows and base share what was found.
+The reference of a preference objective is the base's log-probability of each learned token. The base is at hand whatever the method:
+one that cannot be switched off answers as the base until the first step. Runs on the same rows and base share what was found.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -45,8 +46,12 @@ def compute(work: Training, *, listen: Listener) -> None:
             wanted, folder = _wanted(work.spec, table, role), _folder(work.spec, table, role, work.model)
             if len(wanted) and not folder.is_dir():
                 told = partial(_told, listen, name, len(wanted))
-                with new_folder(folder) as part:
+                with new_folder(folder) as part, _as_base(work):
                     np.save(part / f"{name}.npy", reference(work.model, table, wanted, on_progress=told))
+
+
+def _as_base(work: Training) -> AbstractContextManager[None]:
+    return work.method.active(work.model, False) if "swap" in work.method.supports else nullcontext()
 
 
 def _told(listen: Listener, name: str, total: int, done: int) -> None:
@@ -55,8 +60,7 @@ def _told(listen: Listener, name: str, total: int, done: int) -> None:
 
 def needed(spec: Spec) -> list[str]:
     """Names of what the objective of `spec` wants beside every sequence."""
-    needs: frozenset[str] = specs.OBJECTIVES.load(spec.objective.name).Objective.needs
-    return sorted(needs & {"reference"})
+    return sorted(specs.OBJECTIVES.load(spec.objective.name).Objective.beside)
 
 
 def beside(spec: Spec, table: TokenTable, role: Role, model: Model) -> Rows:

@@ -4,8 +4,8 @@ A file has ``Options`` (a `Strict` model) and ``Objective`` with
 
 * ``learn``: which turns its rows learn, or ``None`` to leave that to ``data.learn``;
 * ``pairs``: whether it compares the two answers of a preference row; without, the chosen one is learned and the rejected one not read;
-* ``needs``: what else must be there, of {"reference"}: the base's log-probabilities of what is learned, computed once before the first
-  step and laid beside each sequence as ``reference``;
+* ``needs``: what it wants of the other parts of a Spec, in the words of ``core/fit.py``;
+* ``beside``: what it wants to know of every learned token before the first step, of {"reference"}: the base's log-probability;
 * ``per``: what the loss of a step is a mean over: ``weight`` (of what is learned) or ``row``;
 * ``rate``: its learning rate as a share of supervised tuning's;
 * ``loss(forest)``: the **sum** over the rows of a forest. What a forest can be asked is in ``_forest.py``.

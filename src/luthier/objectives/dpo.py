@@ -42,7 +42,8 @@ class Objective:
 
     learn: str | None = None
     pairs = True
-    needs: frozenset[str] = frozenset({"reference"})
+    needs: frozenset[str] = frozenset({"next-token"})
+    beside: frozenset[str] = frozenset({"reference"})
     per: Per = "row"
     rate = 0.1
     """Preference recipes take 5e-6 to 5e-5 with LoRA where supervised ones take 2e-4. A guess within a factor of two."""

@@ -22,7 +22,8 @@ class Objective:
 
     learn: str | None = None
     pairs = False
-    needs: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset({"next-token"})
+    beside: frozenset[str] = frozenset()
     per: Per = "weight"
     rate = 1.0
 
