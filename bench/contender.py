@@ -37,7 +37,7 @@ from luthier.core.example import Source  # noqa: E402
 from luthier.core.sequence import Row, Sequence  # noqa: E402
 from luthier.core.spec import TrainSpec  # noqa: E402
 from luthier.engine.arena import keep_memory  # noqa: E402
-from luthier.engine.beside import Beside, reference  # noqa: E402
+from luthier.engine.beside import Beside, observed  # noqa: E402
 from luthier.engine.loop import fit  # noqa: E402
 from luthier.engine.session import TOKENS_PER_PACK, Session  # noqa: E402
 from luthier.methods import full, lora  # noqa: E402
@@ -59,9 +59,9 @@ def row(number: int, given: dict) -> Row:
 def referenced(model, rows: list[Row]) -> tuple[Beside, float]:
     """Rows with what the base thinks of them, and the seconds it took for the counted ones."""
     warm = asked.rows_per_step * asked.warm_steps
-    found = reference(model, rows, range(warm))
+    found = observed(model, rows, range(warm))
     start = time.perf_counter()
-    found += reference(model, rows, range(warm, len(rows)))  # 0 for the others
+    found += observed(model, rows, range(warm, len(rows)))  # 0 for the others
     return Beside(rows, {"reference": found}), time.perf_counter() - start
 
 

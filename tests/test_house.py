@@ -103,12 +103,14 @@ def _fields(kind: type[BaseModel]) -> list[str]:
 
 
 def test_settings_stay_few_and_explained() -> None:
+    """A run has the settings of the Spec, of one method and of one objective."""
     kinds: list[type[BaseModel]] = [Spec]
+    most = len(_fields(Spec))
     for package, noun in (("luthier.methods", "method"), ("luthier.objectives", "objective")):
         folder = Folder(package, noun)
         kinds += [folder.load(name).Options for name in folder.names()]
-    names = [field for kind in kinds for field in _fields(kind)]
-    assert len(names) <= MOST_SETTINGS, f"{len(names)} settings: derive one instead of adding one"
+        most += max(len(_fields(folder.load(name).Options)) for name in folder.names())
+    assert most <= MOST_SETTINGS, f"{most} settings: derive one instead of adding one"
     unexplained = [f"{kind.__name__}.{name}" for kind in kinds[1:] for name, info in kind.model_fields.items() if not info.description]
     assert not unexplained
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from dataclasses import replace
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from luthier.core.sequence import Row, Rows, Sequence
 from luthier.engine.forest import Forest
@@ -47,10 +48,14 @@ class Beside:
 
 
 class Blank:
-    """Rows with zeros in the place of what will be known: for planning, where only sizes count (implements `core.sequence.Rows`)."""
+    """Rows with zeros in the place of what will be known: for planning, where only sizes count (implements `core.sequence.Rows`).
 
-    def __init__(self, rows: Rows, names: Iterable[str]) -> None:
-        self.rows, self.names = rows, list(names)
+    Args:
+        known: by name, the shape of a value.
+    """
+
+    def __init__(self, rows: Rows, known: dict[str, tuple[int, ...]]) -> None:
+        self.rows, self.known = rows, known
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,7 +63,7 @@ class Blank:
     def __getitem__(self, index: int, /) -> Row:
         row = self.rows[index]
         counts = [np.count_nonzero(sequence.weights) for sequence in row.sequences]
-        blank = [{name: np.zeros(count, np.float32) for name in self.names} for count in counts]
+        blank = [{name: np.zeros((count, *shape), np.float32) for name, shape in self.known.items()} for count in counts]
         return Row(row.source, [_with(sequence, known) for sequence, known in zip(row.sequences, blank, strict=True)])
 
     def __iter__(self) -> Iterator[Row]:
@@ -76,19 +81,25 @@ def starts(rows: Rows) -> NDArray[np.int64]:
 
 
 @torch.no_grad()
-def reference(
-    model: Model, rows: Rows, wanted: Many[int], *, budget: int = TOKENS_PER_PACK, on_progress: Callable[[int], None] | None = None
+def observed(
+    model: Model,
+    rows: Rows,
+    wanted: Many[int],
+    read: Callable[[Forest], Tensor] = Forest.logprobs,
+    *,
+    budget: int = TOKENS_PER_PACK,
+    on_progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Log-probability of every learned token of the `wanted` rows under `model` as it is; 0 for all other rows.
+    """What `model`, as it is, makes of every learned token of the `wanted` rows; 0 for all other rows.
 
     What comes out depends on the rows and the budget alone, to the last bit: a resumed run finds the same.
 
     Args:
+        read: what is looked at, ``[N, ...]`` of a forest: log-probabilities, unless said otherwise.
         budget: tokens laid out at once. on_progress: hears the rows done.
     """
     model.network.eval()
-    begins = starts(rows)
-    found = np.zeros(begins[-1], np.float32)
+    begins, found = starts(rows), np.zeros(0, np.float32)
     for first in range(0, len(wanted), ROWS_AT_ONCE):
         chosen = wanted[first : first + ROWS_AT_ONCE]
         several = [rows[i] for i in chosen]
@@ -97,10 +108,11 @@ def reference(
             within = np.cumsum([0, *(np.count_nonzero(s.weights) for s in row.sequences)])
             places += (begins[i] + within[:-1]).tolist()
         for pack in packs(several, budget):
-            logprobs_N = Forest(model, pack).logprobs().cpu().numpy()
+            values = read(Forest(model, pack)).float().cpu().numpy()
+            found = found if len(found) else np.zeros((begins[-1], *values.shape[1:]), np.float32)
             for member in pack.members:
                 mine = pack.sequences_N == member  # planting keeps each sequence's learned tokens in order
-                found[places[member] : places[member] + mine.sum()] = logprobs_N[mine]
+                found[places[member] : places[member] + mine.sum()] = values[mine]
         if on_progress:
             on_progress(first + len(chosen))
     return found

@@ -16,6 +16,9 @@ from luthier.engine.tree import Pack
 from luthier.models.device import send
 from luthier.models.model import Model
 
+STATE = "state"
+"""Under this name the states themselves lie beside the learned pairs, where nothing in the network moves: then it is not run at all."""
+
 
 class Forest:
     """One pack on its way through a model (implements `objectives._forest.Forest`)."""
@@ -25,7 +28,9 @@ class Forest:
 
     @cached_property
     def states_ND(self) -> Tensor:
-        """States after the final norm of the tokens that predict something."""
+        """States after the final norm of the tokens that predict something: computed, unless they lie beside the pairs already."""
+        if STATE in self.pack.beside:
+            return self.beside(STATE)
         states_TD = states(self.model, self.pack)
         return states_TD.index_select(0, send(self.pack.rows_N, states_TD.device))
 
@@ -47,6 +52,12 @@ class Forest:
         """``-sum(weights * logprobs)`` in nats: as from `logprobs`, and cheaper where the head is trained."""
         head_VD, softcap = self.model.head().weight, self.model.softcap
         return weighted_loss(self.states_ND, head_VD, self.targets_N, self.weights_N, softcap=softcap)[0]
+
+    def outputs(self) -> Tensor:
+        """What the model's predictor says of every learned pair's state, float32 ``[N, C]``, differentiable."""
+        assert self.model.predictor is not None, "an objective that predicts wants a model with a predictor"
+        found: Tensor = self.model.predictor(self.states_ND)
+        return found
 
     def beside(self, name: str) -> Tensor:
         """What is known of the learned pairs under this name (`Sequence.beside`), ``[N, ...]``."""

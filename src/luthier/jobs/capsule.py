@@ -114,8 +114,8 @@ def data_files(spec: Spec) -> dict[str, Path]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every weight file of a folder, by name."""
-    return {file.name: sha256(file) for file in sorted(folder.glob(WEIGHTS))}
+    """sha256 of every weight file of a folder and of those below it, by name."""
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in sorted(folder.rglob(WEIGHTS))}
 
 
 def spec_fingerprint(spec: Spec) -> str:

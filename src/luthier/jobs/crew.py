@@ -31,7 +31,6 @@ from luthier.core.home import cache_folder
 from luthier.core.spec import Spec
 from luthier.data.tokens import TokenTable
 from luthier.engine import checkpoint
-from luthier.engine.beside import Beside
 from luthier.engine.session import Session
 from luthier.engine.team import Command, Team
 
@@ -146,14 +145,18 @@ class _Follower:
 
 
 def _brief(session: Session, spec: Spec, begin_from: Path | None) -> dict[str, Any]:
-    tables = {
-        role: rows.rows if isinstance(rows, Beside) else rows for role, rows in (("training", session.rows), ("held-out", session.valid))
-    }
     return {
         "spec": spec.model_dump(mode="json"),
-        "tables": {role: table.fingerprint for role, table in tables.items() if isinstance(table, TokenTable)},
+        "tables": {"training": _table(session.rows).fingerprint, "held-out": _table(session.valid).fingerprint},
         "checkpoint": str(begin_from or ""),
     }
+
+
+def _table(rows: Any) -> TokenTable:
+    """The table below whatever the objective and the engine laid around it."""
+    while not isinstance(rows, TokenTable):
+        rows = rows.rows
+    return rows
 
 
 def _meet(post: Post, followers: list[_Follower]) -> None:

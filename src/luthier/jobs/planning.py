@@ -15,7 +15,7 @@ from luthier.data.render import Renderer
 from luthier.engine.planner import Plan, Planner, Way, program_bytes
 from luthier.engine.rehearsal import MARGIN
 from luthier.engine.session import Session
-from luthier.jobs import beforehand, specs, training
+from luthier.jobs import beforehand, heads, specs, training
 from luthier.jobs.prepare import inspect, prepare
 from luthier.jobs.result import fresh_method
 from luthier.jobs.training import Training
@@ -90,7 +90,7 @@ def planner_of(spec: Spec, base: Model, rows: Rows, *, program: int) -> Planner:
     def few_blocks(blocks: int, vocabulary: int) -> Model:
         return shallow(base.config, renderer=base.renderer, blocks=blocks, vocabulary=vocabulary, dtype=base.dtype)
 
-    rows = beforehand.blank(spec, rows)
+    rows = beforehand.blank(spec, rows, base)
     return Planner(
         outline=lambda: outline(base.config, renderer=base.renderer, dtype=base.dtype),
         shallow=few_blocks,
@@ -146,7 +146,7 @@ def refuse(found: Plan) -> ResultError:
 def _attached(spec: Spec, model: Model) -> Any:
     method: Any = fresh_method(spec)
     method.attach(model, seed=spec.train.seed)
-    return method
+    return heads.headed(spec, model, method)
 
 
 def _everywhere(spec: Spec) -> Spec:

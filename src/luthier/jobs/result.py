@@ -13,7 +13,7 @@ from luthier.evaluation import certificate
 from luthier.evaluation.items import read_items
 from luthier.inference.chat import Conversation, Settings
 from luthier.inference.sides import Side, Sides
-from luthier.jobs import specs
+from luthier.jobs import heads, specs
 from luthier.models.load import load as load_model
 from luthier.models.model import Model
 from luthier.store.runs import RunFolder, read_json
@@ -106,7 +106,7 @@ def opened(folder: RunFolder, spec: Spec) -> tuple[Model, Any]:
         remedy = f"It is {folder.state()['state']}: finish it with `luthier tune --resume {folder.name}`."
         raise NotFound("This run has no trained weights yet.", where=str(folder.path), remedy=remedy, code="unfinished_run")
     model = load_model(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
-    return model, kind.load(model, weights)
+    return model, heads.load(spec, model, weights)
 
 
 def fresh_method(spec: Spec) -> Method:

@@ -13,14 +13,14 @@ import torch
 from luthier.core.errors import Interrupted, SpecError
 from luthier.core.events import Listener, Note, Stage, Stepped
 from luthier.core.sequence import Rows
-from luthier.core.spec import Spec, checked
+from luthier.core.spec import Spec
 from luthier.engine import checkpoint
 from luthier.engine.arena import keep_memory
 from luthier.engine.order import compared
 from luthier.engine.rehearsal import rehearse
 from luthier.engine.session import Session
 from luthier.engine.watch import Watch
-from luthier.jobs import beforehand, specs, stopping
+from luthier.jobs import beforehand, heads, specs, stopping
 from luthier.jobs.crew import crew
 from luthier.jobs.derive import Facts, derive
 from luthier.jobs.prepare import Prepared
@@ -46,6 +46,7 @@ class Training:
 
 def derived(spec: Spec, model: Model, data: Prepared, *, listen: Listener) -> Spec:
     """Every "auto" becomes a number, and is told."""
+    spec = heads.settled(spec, data.rows, data.valid, model.renderer, listen=listen)
     spec, notes = derive(spec, facts(spec, model, data))
     for note in notes:
         listen(note)
@@ -83,6 +84,7 @@ def attach(spec: Spec, model: Model) -> Any:
             code="packed",
         )
     method.attach(model, seed=spec.train.seed)
+    method = heads.headed(spec, model, method)
     if model.num_trained == 0:
         said = ", ".join(f"method.{key} = {value}" for key, value in spec.method.options.items())
         raise SpecError(f"No weight would move: {said}.", remedy="Freeze less, or name targets.", code="bad_value")
@@ -149,9 +151,7 @@ def _keep_pass(training: Training, step: int) -> None:
 def new_session(spec: Spec, model: Model, method: Any, *, rows: Rows, valid: Rows) -> Session:
     """One run of the loop in memory, with the objective of the Spec."""
     keep_memory()
-    part = specs.OBJECTIVES.load(spec.objective.name)
-    objective = part.Objective(checked(part.Options, spec.objective.options, path="objective"))
-    return Session(model, method, objective, rows=rows, valid=valid, train=spec.train)
+    return Session(model, method, heads.objective(spec), rows=rows, valid=valid, train=spec.train)
 
 
 def _session(training: Training) -> Session:

@@ -19,7 +19,7 @@ from transformers.utils import logging
 from luthier.core.errors import ModelError
 from luthier.core.files import new_folder
 from luthier.data.render import Renderer
-from luthier.models import sight
+from luthier.models import predictor, sight
 from luthier.models.config import build_config, read_config
 from luthier.models.device import own_device
 from luthier.models.families import family_of
@@ -60,6 +60,8 @@ def load_folder(folder: Path, *, name: str = "", dtype: DType | torch.dtype = "a
     model.packing = dtype if dtype == "nf4" or dtype == "int8" else ""
     model.network.to(own_device())
     forget(folder)
+    if (folder / predictor.FOLDER).is_dir():
+        model.predictor = predictor.Predictor.load(folder, device=own_device())
     return model
 
 
@@ -126,6 +128,8 @@ def save(model: Model, folder: Path) -> None:
     with new_folder(folder) as part, _quiet():
         model.network.save_pretrained(part)  # type: ignore[operator]
         model.renderer.save(part)
+        if model.predictor is not None:
+            model.predictor.save(part)
 
 
 def reload(model: Model, *, dtype: DType | torch.dtype | None = None) -> Model:

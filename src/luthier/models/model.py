@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.data.render import Renderer
+from luthier.models.predictor import Predictor
 from luthier.models.quantize import Packing, packed_weights
 from luthier.models.sight import Sight
 
@@ -25,6 +26,7 @@ class Model:
         renderer: tokenizer and chat template, the only place where messages become tokens.
         dtype: number format of the frozen weights and of the arithmetic. context: longest row in tokens.
         packing: how the linears of the blocks are packed (``models/quantize.py``); empty when they are not.
+        predictor: what says something else than the next token of a state; None where next tokens are said.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Model:
     dtype: torch.dtype
     context: int
     packing: Packing | Literal[""] = ""
+    predictor: Predictor | None = None
 
     @property
     def config(self) -> Any:
@@ -48,13 +51,16 @@ class Model:
 
     @property
     def num_parameters(self) -> int:
-        """Weights of the network, a shared one counted once; deltas in slots included."""
-        return sum(p.numel() for p in self.network.parameters()) + packed_weights(self.network)
+        """Weights of network and predictor, a shared one counted once; deltas in slots included."""
+        return sum(p.numel() for p in self._parameters()) + packed_weights(self.network)
 
     @property
     def num_trained(self) -> int:
-        """Weights that a method lets move."""
-        return sum(p.numel() for p in self.network.parameters() if p.requires_grad)
+        """Weights that may move."""
+        return sum(p.numel() for p in self._parameters() if p.requires_grad)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [*self.network.parameters(), *(self.predictor.parameters() if self.predictor else ())]
 
     def blocks(self) -> nn.ModuleList:
         """The layers that repeat."""

@@ -6,9 +6,15 @@ A file has ``Options`` (a `Strict` model) and ``Objective`` with
 * ``pairs``: whether it compares the two answers of a preference row; without, the chosen one is learned and the rejected one not read;
 * ``needs``: what it wants of the other parts of a Spec, in the words of ``core/fit.py``;
 * ``beside``: what it wants to know of every learned token before the first step, of {"reference"}: the base's log-probability;
+* ``meaning``: what the outputs of its head mean, or None where it learns next tokens;
 * ``per``: what the loss of a step is a mean over: ``weight`` (of what is learned) or ``row``;
 * ``rate``: its learning rate as a share of supervised tuning's;
 * ``loss(forest)``: the **sum** over the rows of a forest. What a forest can be asked is in ``_forest.py``.
+
+and may have
+
+* ``settle(rows, valid, renderer)``: derives those of its options that are ``auto`` from the rows; gives them and a sentence for each;
+* ``lay(rows, renderer)``: the rows as it reads them, where that is not as they come from the table.
 
 An objective knows no method, no model and no packing: rows of a step may come in one forest or in many, and only the sum counts. An
 answer may be several paths (where a template rewrites earlier turns), so it adds up by row and part (`Forest.total`), never by path.

@@ -20,6 +20,9 @@ class Forest(Protocol):
     def surprise(self) -> Tensor:
         """``-sum(weights * logprobs)`` in nats, the cheapest way."""
 
+    def outputs(self) -> Tensor:
+        """What the head says of every pair's state, float32 ``[N, C]``, differentiable."""
+
     def beside(self, name: str) -> Tensor:
         """What else is known of the pairs, ``[N, ...]``."""
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from luthier.core.sequence import Per
 from luthier.core.spec import Strict
+from luthier.models.predictor import Meaning
 from luthier.objectives._forest import Forest
 
 
@@ -43,6 +44,7 @@ class Objective:
     learn: str | None = None
     pairs = True
     needs: frozenset[str] = frozenset({"next-token"})
+    meaning: Meaning | None = None
     beside: frozenset[str] = frozenset({"reference"})
     per: Per = "row"
     rate = 0.1

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from luthier.core.sequence import Per
 from luthier.core.spec import Strict
+from luthier.models.predictor import Meaning
 from luthier.objectives._forest import Forest
 
 
@@ -23,6 +24,7 @@ class Objective:
     learn: str | None = None
     pairs = False
     needs: frozenset[str] = frozenset({"next-token"})
+    meaning: Meaning | None = None
     beside: frozenset[str] = frozenset()
     per: Per = "weight"
     rate = 1.0

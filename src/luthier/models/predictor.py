@@ -1,0 +1,141 @@
+"""A head that says something else than the next token: a class, several, a number, a tag for every word, which of two is better.
+
+    states_ND  --  W [C, D], b [C], fp32  -->  outputs_NC        read by `Predictor.read` as `Meaning.kind` says
+
+N states, D width of a state, C outputs. It lies with the weights of the method it was tuned with, in a folder
+``predictor`` among them, and a model that should have one and finds none is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from luthier.core.errors import ModelError
+from luthier.core.files import write_json
+
+FOLDER, WEIGHTS, MEANING = "predictor", "weights.safetensors", "meaning.json"
+
+Kind = Literal["class", "labels", "ordinal", "number", "tags", "ranking"]
+"""One label of several; any number of labels; labels in an order; a number; a label for every word; which of two is better."""
+
+START = 0.02
+"""Standard deviation of the first weights, as in transformers: small beside states of unit size, and no gradient is zero."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """How outputs are read.
+
+    Attributes:
+        labels: names of the classes, in order; empty for numbers and rankings.
+        centre, scale: a number is ``centre + scale * output``.
+        temperature: outputs of classes are divided by it before they become probabilities; fitted on held-out rows.
+        threshold: probability from which a label of several is said.
+    """
+
+    kind: Kind
+    labels: tuple[str, ...] = ()
+    centre: float = 0.0
+    scale: float = 1.0
+    temperature: float = 1.0
+    threshold: float = 0.5
+
+    @property
+    def outputs(self) -> int:
+        """C: one for each class; for an order one for each border between neighbours; else one."""
+        return {"ordinal": len(self.labels) - 1, "number": 1, "ranking": 1}.get(self.kind, len(self.labels))
+
+
+class Predictor(nn.Module):
+    """``outputs = W states + b`` in fp32.
+
+    For an order of classes all borders share one direction of `W` and differ in `b`, so that they never cross (Cao, Mirjalili and Raschka,
+    arXiv 1901.07884, section 3.2): ``P(class > k) = sigmoid(w x + b_k)``.
+    """
+
+    def __init__(self, width: int, meaning: Meaning, *, seed: int = 0, device: torch.device | None = None) -> None:
+        super().__init__()
+        self.meaning = meaning
+        rows = 1 if meaning.kind == "ordinal" else meaning.outputs
+        start = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)) * START
+        self.weight = nn.Parameter(start.to(device) if device else start)
+        self.bias = nn.Parameter(torch.zeros(meaning.outputs, device=device))
+
+    def forward(self, states_ND: Tensor) -> Tensor:
+        """Outputs ``[N, C]``, float32, differentiable."""
+        outputs: Tensor = states_ND.float() @ self.weight.T + self.bias
+        return outputs
+
+    def probabilities(self, outputs_NC: Tensor) -> Tensor:
+        """``[N, C]`` per class (for an order, too), calibrated; for a ranking the sigmoid of the score; numbers have none.
+
+        Raises:
+            ValueError: the outputs are numbers.
+        """
+        kind, tempered_NC = self.meaning.kind, outputs_NC / self.meaning.temperature
+        if kind == "number":
+            raise ValueError("a number has no probability")
+        if kind in ("labels", "ranking"):
+            return tempered_NC.sigmoid()
+        if kind == "ordinal":
+            above_NC = tempered_NC.sigmoid()
+            one, none = torch.ones_like(above_NC[:, :1]), torch.zeros_like(above_NC[:, :1])
+            return (torch.cat([one, above_NC], 1) - torch.cat([above_NC, none], 1)).clamp(min=0)
+        return tempered_NC.softmax(-1)
+
+    def read(self, outputs_NC: Tensor) -> list[Any]:
+        """What is said of each state: a label, a list of labels, or a number."""
+        meaning = self.meaning
+        if meaning.kind == "number":
+            return [meaning.centre + meaning.scale * value for value in outputs_NC[:, 0].tolist()]
+        if meaning.kind == "ranking":
+            return outputs_NC[:, 0].tolist()
+        found_NC = self.probabilities(outputs_NC)
+        if meaning.kind == "labels":
+            return [[meaning.labels[i] for i in (row >= meaning.threshold).nonzero().flatten().tolist()] for row in found_NC]
+        if meaning.kind == "ordinal":  # the median: the expected error in steps is least there
+            return [meaning.labels[int(i)] for i in (outputs_NC > 0).sum(-1)]
+        return [meaning.labels[i] for i in found_NC.argmax(-1).tolist()]
+
+    def save(self, folder: Path) -> None:
+        """Write the folder ``predictor`` into `folder`."""
+        place = folder / FOLDER
+        place.mkdir()
+        save_file({"weight": self.weight.detach().cpu().contiguous(), "bias": self.bias.detach().cpu()}, place / WEIGHTS)
+        write_json(place / MEANING, asdict(self.meaning))
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device | None = None) -> Predictor:
+        """Read what `save` wrote into `folder`.
+
+        Raises:
+            ModelError: a file is missing or damaged.
+        """
+        try:
+            told = json.loads((folder / FOLDER / MEANING).read_text(encoding="utf-8"))
+            meaning, tensors = Meaning(**{**told, "labels": tuple(told["labels"])}), load_file(folder / FOLDER / WEIGHTS)
+            found = cls(tensors["weight"].shape[1], meaning, device=device)
+            for name, parameter in found.named_parameters():
+                if parameter.shape != tensors[name].shape:
+                    raise ValueError(f"{name} is {list(tensors[name].shape)}, not {list(parameter.shape)}")
+                parameter.data.copy_(tensors[name])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ModelError(
+                f"The head of this model cannot be read, and without it the weights say nothing: {error}.",
+                where=str(folder),
+                remedy=f"Put the folder {FOLDER} back among the weights it was tuned with.",
+                code="head_lost",
+            ) from error
+        return found
+
+    def calibrated(self, temperature: float) -> None:
+        """Take over a temperature."""
+        self.meaning = replace(self.meaning, temperature=temperature)
