@@ -5,8 +5,8 @@
     Database.connect(cluster.url("one"))
     cluster.stop()
 
-PostgreSQL refuses to run as root, so under root it runs as the user `postgres` or `nobody`. It loses everything at a power cut, which
-is what makes it fast; it dies with the process that started it, even where that is killed.
+PostgreSQL refuses to run as root, so under root it runs as the user `postgres` or `nobody`. It dies with the process that started it, even
+where that is killed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB", "max_connections=200", "listen_addresses=")
+ALWAYS = ("shared_buffers=32MB", "max_connections=200", "listen_addresses=")
+CARELESS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 PATIENCE = 30.0
 """Seconds a start may take on a busy machine; mostly it is one."""
 
@@ -61,8 +62,11 @@ class Cluster:
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls) -> Cluster:
+    def start(cls, *, careless: bool = True) -> Cluster:
         """Make a cluster and wait until it answers.
+
+        Args:
+            careless: nothing need survive a power cut, which is what makes it fast; a bench wants it as in service.
 
         Raises:
             NoPostgres: it is not installed, or does not start; the message has the end of its log.
@@ -77,7 +81,14 @@ class Cluster:
         if made.returncode:
             shutil.rmtree(folder)
             raise NoPostgres(f"initdb failed: {made.stderr[-500:]}")
-        serve = [place / "postgres", "-D", folder / "data", "-k", folder, *(part for one in QUICK for part in ("-c", one))]
+        serve = [
+            place / "postgres",
+            "-D",
+            folder / "data",
+            "-k",
+            folder,
+            *(part for one in ALWAYS + CARELESS * careless for part in ("-c", one)),
+        ]
         leash = [found, "--pdeathsig", "QUIT"] if (found := shutil.which("setpriv")) else []
         with open(folder / "log", "wb") as log:
             process = subprocess.Popen([*leash, *serve], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **whom)

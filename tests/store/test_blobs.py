@@ -19,7 +19,7 @@ from sqlalchemy import select, update
 
 from luthier.core.errors import DataError, SpecError, StorageError
 from luthier.store import blobs as door
-from luthier.store import claims, files
+from luthier.store import claims, files, incoming
 from luthier.store.audit import Deputy
 from luthier.store.blobs import PIECE, Blobs, Stored
 from luthier.store.database import Database
@@ -254,7 +254,7 @@ def test_a_process_killed_while_it_receives_leaves_nothing(database: Database, d
     child.stdout.close()
     (left,) = blobs.incoming.iterdir()
     assert blobs.sweep() == 0, "too young to be sure"
-    os.utime(left, (time.time() - door.NEWBORN - 1,) * 2)
+    os.utime(left, (time.time() - incoming.NEWBORN - 1,) * 2)
     assert blobs.sweep() == 1 and everything(blobs) == []
 
 

@@ -14,7 +14,6 @@ from luthier.store import upgrade
 from luthier.store.database import Database
 from luthier.store.tables import Table
 
-
 LAST = upgrade.heads()
 """The step this version's tables are at."""
 
@@ -111,7 +110,7 @@ def test_an_upgrade_that_fails_leaves_the_file_as_it_was(sqlite_template: Path, 
         connection.connection.driver_connection.execute("PRAGMA foreign_keys = OFF")  # type: ignore[union-attr]
         with connection.begin():
             connection.execute(text("UPDATE projects SET organisation_id = 'gone'"))
-    with pytest.raises(StorageError, match="without the organisations it belongs to; nothing was changed"):
+    with pytest.raises(StorageError, match="would be without the organisations it belongs to; nothing was changed"):
         upgrade.open_database(f"sqlite:///{file}")
     assert upgrade.revision(database) == LAST
     assert "colour" not in {column["name"] for column in inspect(database.engine).get_columns("organisations")}

@@ -20,8 +20,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from luthier.core.errors import DataError, NotFound, SpecError
-from luthier.store import blobs as door
-from luthier.store import files, uploads
+from luthier.store import files, incoming, uploads
 from luthier.store.audit import Deputy
 from luthier.store.blobs import Blobs
 from luthier.store.sweep import sweep
@@ -253,7 +252,7 @@ def _settled(blobs: Blobs, who: Deputy, upload: Upload, contents: list[bytes]) -
     with blobs.database.write() as session:
         session.execute(update(BlobClaim).values(until=0.0))
     for left in blobs.incoming.iterdir():
-        os.utime(left, (time.time() - door.NEWBORN - 1,) * 2)
+        os.utime(left, (time.time() - incoming.NEWBORN - 1,) * 2)
     sweep(blobs)
     assert blobs_there(blobs) == 0
     return status

@@ -11,19 +11,17 @@ its name is known only at its end, and a bucket never sees half of it.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import re
-import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import BaseError
@@ -32,7 +30,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from luthier.core.errors import DataError, LuthierError, SpecError, StorageError
 from luthier.core.files import storing, sync_folder
 from luthier.core.home import home
-from luthier.store import claims
+from luthier.store import claims, incoming
 from luthier.store.database import Database
 
 if TYPE_CHECKING:
@@ -50,8 +48,8 @@ PARTS = 4
 RETRIES: RetryConfig = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
 """How often a bucket is asked again, with growing pauses from a tenth of a second, and for how long at most."""
 
-NEWBORN = 60.0
-"""Seconds in which a file being received may still be without its lock."""
+HOLD = 1800.0
+"""Seconds after which a backup that says nothing is taken for dead. One large file from a slow bucket must fit in."""
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
@@ -112,7 +110,7 @@ class Blobs:
             DataError: more than `most` bytes came (``too_many_bytes``). StorageError: it could not be written.
             Whatever `chunks` raises; in each case nothing is left behind.
         """
-        with self._receiving() as (sink, file):
+        with incoming.receiving(self.incoming) as (sink, file):
             digest, size = hashlib.sha256(), 0
             for chunk in chunks:
                 size += len(chunk)
@@ -156,7 +154,7 @@ class Blobs:
             self.size(digest)
             yield self.folder / _key(digest)
             return
-        with self._receiving() as (sink, file):
+        with incoming.receiving(self.incoming) as (sink, file):
             for piece in self.read(digest):
                 with storing(file):
                     sink.write(piece)
@@ -196,31 +194,30 @@ class Blobs:
     def sweep(self) -> int:
         """Remove what nobody will name any more: blobs whose claims are over, files whose writer died. Returns how many went."""
         went = sum(self.release(digest) for digest in claims.overdue(self.database))
-        return went + sum(_abandoned(file) for file in self.incoming.iterdir())
+        return went + incoming.sweep(self.incoming)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let no blob go meanwhile, whoever stops naming it, for at most `claims.CLAIM` seconds; `sweep` makes up for it."""
-        name = claims.claim(self.database, claims.ALL)
+    def held(self) -> Iterator[Callable[[], None]]:
+        """Let no blob go meanwhile, whoever stops naming it; `sweep` makes up for it.
+
+        Yields:
+            what to call now and then, at least every `HOLD` seconds: it says that the holder still lives.
+        """
+        name = claims.claim(self.database, claims.ALL, seconds=HOLD)
+        said = time.monotonic()
+
+        def alive() -> None:
+            nonlocal said
+            if time.monotonic() - said > HOLD / 10:
+                said = time.monotonic()
+                if not claims.renew(self.database, name, seconds=HOLD):
+                    raise StorageError("Blobs were held for longer than was said.", remedy="Begin again.", code="blob_lost")
+
         try:
-            yield
+            yield alive
         finally:
             with self.database.write() as session:
                 claims.end(session, name)
-
-    @contextmanager
-    def _receiving(self) -> Iterator[tuple[BinaryIO, Path]]:
-        """A file in `incoming`, locked for as long as its writer lives, and gone at the end if it was not moved away."""
-        file = self.incoming / f"{secrets.token_hex(8)}.part"
-        with storing(file):
-            sink = open(file, "xb")  # noqa: SIM115 - closed below; only the opening may blame the disk
-        try:
-            fcntl.flock(sink, fcntl.LOCK_EX)
-            yield sink, file
-        finally:
-            file.unlink(missing_ok=True)
-            with suppress(OSError):  # what could not be written is written no more
-                sink.close()
 
     def _kept(self, file: Path, digest: str, size: int) -> Stored:
         """Claim a digest, then give the received file that name: in this order, so that nobody removes it in between."""
@@ -258,18 +255,6 @@ def _key(digest: str) -> str:
             "This is no SHA-256, so there are no such bytes.", where=repr(digest), remedy="Please report it.", code="blob_lost"
         )
     return f"sha256/{digest[:2]}/{digest}"
-
-
-def _abandoned(file: Path) -> bool:
-    """Remove a received file whose writer is gone: its lock is free."""
-    with suppress(FileNotFoundError), open(file, "rb") as handle:
-        if time.time() - os.fstat(handle.fileno()).st_mtime < NEWBORN:
-            return False
-        with suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.unlink()
-            return True
-    return False
 
 
 def _too_many(most: int) -> DataError:

@@ -23,12 +23,12 @@ ALL = "*"
 """The digest of a claim on every blob: a backup is running."""
 
 
-def claim(database: Database, digest: str) -> str:
-    """Keep a blob from being removed for `CLAIM` seconds; returns the id of the claim. Waits for whoever removes it right now."""
+def claim(database: Database, digest: str, *, seconds: float = CLAIM) -> str:
+    """Keep a blob from being removed for a while; returns the id of the claim. Waits for whoever removes it right now."""
     name = ids.new("claim_")
     with database.write() as session:
         alone_with(session, digest)
-        session.add(BlobClaim(id=name, digest=digest, until=time.time() + CLAIM))
+        session.add(BlobClaim(id=name, digest=digest, until=time.time() + seconds))
     return name
 
 
@@ -46,6 +46,15 @@ def fulfil(session: Session, name: str) -> None:
             code="blob_lost",
         )
     end(session, name)
+
+
+def renew(database: Database, name: str, *, seconds: float) -> bool:
+    """Let a claim run for `seconds` from now; false if it is over and gone."""
+    with database.write() as session:
+        claim = session.scalar(select(BlobClaim).where(BlobClaim.id == name))
+        if claim is not None:
+            claim.until = time.time() + seconds
+        return claim is not None
 
 
 def end(session: Session, name: str) -> None:

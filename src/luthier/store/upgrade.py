@@ -26,6 +26,7 @@ from luthier.core.errors import StorageError
 from luthier.core.files import storing, sync_folder
 from luthier.store.database import Database, default_url
 from luthier.store.failures import telling
+from luthier.store.tables import Table
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -48,7 +49,7 @@ def open_database(url: str = "") -> Database:
     database = Database.connect(url or default_url())
     try:
         if revision(database) != heads():
-            with _alone(database) as connection:
+            with alone(database) as connection:
                 _forward(database, connection, confirmed=False)
     except BaseException:
         database.close()
@@ -58,14 +59,14 @@ def open_database(url: str = "") -> Database:
 
 def upgrade(database: Database) -> None:
     """Bring any older database forward; a PostgreSQL one on the word of the caller that there is a backup."""
-    with _alone(database) as connection:
+    with alone(database) as connection:
         _forward(database, connection, confirmed=True)
 
 
 def revision(database: Database) -> str:
     """The step the tables are at; empty where there are none."""
     with telling(database.place), database.engine.connect().execution_options(luthier_read=True) as connection:
-        return _revision(connection)
+        return step_of(connection)
 
 
 def heads() -> str:
@@ -84,20 +85,21 @@ def configuration(connection: Connection | None) -> Config:
     return config
 
 
-def _revision(connection: Connection) -> str:
+def step_of(connection: Connection) -> str:
+    """`revision`, within a transaction."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return ""
     return connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}")) or ""
 
 
 @contextmanager
-def _alone(database: Database) -> Iterator[Connection]:
+def alone(database: Database) -> Iterator[Connection]:
     """A transaction for changes of tables that no other one enters before it ends."""
     with telling(database.place), database.engine.connect() as connection:
         raw = connection.connection.driver_connection
         if database.is_sqlite:
             # Making a table anew drops the old one, which would take the rows of others along that point to it.
-            # The switch works only outside of a transaction; _forward() looks at the end whether all still point somewhere.
+            # The switch works only outside of a transaction; finish() looks at the end whether all still point somewhere.
             assert raw is not None
             raw.execute("PRAGMA foreign_keys = OFF")
         try:
@@ -109,27 +111,57 @@ def _alone(database: Database) -> Iterator[Connection]:
             connection.invalidate()  # its pragma must not come back from the pool
 
 
-def _forward(database: Database, connection: Connection, *, confirmed: bool) -> None:
-    from alembic import command
-    from alembic.script import ScriptDirectory
+def begin_at(database: Database, connection: Connection, step: str) -> None:
+    """Put empty tables of `step` in the place of whatever tables of ours there are.
 
-    found, wanted = _revision(connection), heads()
+    Raises:
+        StorageError: this version does not know `step`.
+    """
+    from alembic import command
+
+    if step not in known_steps():
+        raise _newer(database, step, heads())
+    Table.metadata.drop_all(connection)
+    connection.execute(text(f"DROP TABLE IF EXISTS {VERSION_TABLE}"))
+    command.upgrade(configuration(connection), step)
+
+
+def finish(database: Database, connection: Connection) -> None:
+    """Bring the tables forward to this version's.
+
+    Raises:
+        StorageError: a row would lose what it belongs to; the caller's transaction undoes all.
+    """
+    from alembic import command
+
+    command.upgrade(configuration(connection), "head")
+    if database.is_sqlite and (lost := connection.execute(text("PRAGMA foreign_key_check")).first()):
+        raise StorageError(
+            f"A row of {lost[0]} would be without the {lost[2]} it belongs to; nothing was changed.",
+            where=database.place,
+            remedy="Please report it.",
+            code="database_upgrade",
+        )
+
+
+def _forward(database: Database, connection: Connection, *, confirmed: bool) -> None:
+    found, wanted = step_of(connection), heads()
     if found == wanted:
         return  # another process was faster
-    if found and found not in {step.revision for step in ScriptDirectory.from_config(configuration(None)).walk_revisions()}:
+    if found and found not in known_steps():
         raise _newer(database, found, wanted)
     if found and database.is_sqlite:
         copy_file(database.file, _beside(database.file, found))
     elif found and not confirmed:
         raise _older(database, found, wanted)
-    command.upgrade(configuration(connection), "head")
-    if database.is_sqlite and (lost := connection.execute(text("PRAGMA foreign_key_check")).first()):
-        raise StorageError(
-            f"The upgrade would leave a row of {lost[0]} without the {lost[2]} it belongs to; nothing was changed.",
-            where=database.place,
-            remedy="Please report it.",
-            code="database_upgrade",
-        )
+    finish(database, connection)
+
+
+def known_steps() -> set[str]:
+    """All steps this version can begin at."""
+    from alembic.script import ScriptDirectory
+
+    return {step.revision for step in ScriptDirectory.from_config(configuration(None)).walk_revisions()}
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Verbs that work on the service's database itself, on the machine that holds it: whoever may read that needs no key."""
+"""Verbs that work on the service's database and blobs themselves, on the machine that holds them: whoever may read those needs no key."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 Url = Annotated[
     str,
     typer.Option("--database", help="sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME; left out: LUTHIER_DATABASE."),
+]
+BlobsUrl = Annotated[
+    str,
+    typer.Option("--blobs", help="A folder, s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH; left out: LUTHIER_BLOBS."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 

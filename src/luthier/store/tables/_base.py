@@ -15,6 +15,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 Count = BigInteger().with_variant(Integer, "sqlite")
 """SQLite numbers rows by itself only where the key is a plain INTEGER."""
 
+Json = JSON(none_as_null=True)
+"""Nothing is NULL, never the JSON word null: conditions on one would not find the other."""
+
 Facts = dict[str, Any]
 """A column of JSON."""
 
@@ -30,7 +33,7 @@ class Table(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map: ClassVar = {Facts: JSON, list[str]: JSON, list[Facts]: JSON, int: BigInteger, float: Double, str: String}
+    type_annotation_map: ClassVar = {Facts: Json, list[str]: Json, list[Facts]: Json, int: BigInteger, float: Double, str: String}
 
 
 class Numbered:
