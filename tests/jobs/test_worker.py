@@ -197,8 +197,10 @@ def test_a_worker_that_leaves_lets_its_children_stop_and_their_jobs_wait(
 
 @ON_SQLITE
 def test_one_worker_a_machine(service: Service, make: Callable[..., Worker]) -> None:
-    with worker._only_one(), pytest.raises(StorageError, match="A worker runs here already") as refused:
-        make(registered=False).run()
+    with worker._lock_file() as file:
+        assert worker._locked(file)
+        with pytest.raises(StorageError, match="A worker runs here already") as refused:
+            make(registered=False).run()
     assert refused.value.code == "worker_runs"
 
 

@@ -8,23 +8,19 @@ else when it failed in a way that is not the job's own fault. SIGTERM asks it to
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import sys
 import time
 from typing import Any
 
-from sqlalchemy import select
-
 from luthier.core.errors import Interrupted, LuthierError, StorageError
 from luthier.core.events import silence
 from luthier.core.home import runs_folder
 from luthier.data.render import Renderer
-from luthier.data.report import Report
 from luthier.jobs import inputs, outcome, run
 from luthier.jobs.inputs import Inputs
-from luthier.jobs.prepare import DataRefused, inspect
+from luthier.jobs.prepare import inspect
 from luthier.jobs.processes import STOPPED, leave_with_worker
 from luthier.jobs.queue import CHECKING, Claim, fenced
 from luthier.jobs.relay import Relay
@@ -35,7 +31,6 @@ from luthier.store.blobs import Blobs
 from luthier.store.database import Database, default_url
 from luthier.store.holding import LOCK, held
 from luthier.store.runs import RunFolder
-from luthier.store.tables.files import File
 from luthier.store.tables.jobs import Job
 
 TAKEN = 5
@@ -80,8 +75,6 @@ def work(database: Database, blobs: Blobs, mine: Claim) -> None:
         relay.close()
         raise
     except LuthierError as error:
-        if isinstance(error, DataRefused):
-            _keep_report(database, job, error.report, given)
         outcome.failed(database, mine, given.error(error), relay=relay)
 
 
@@ -92,8 +85,7 @@ def _check(database: Database, job: Job, mine: Claim, given: Inputs) -> None:
     config = read_config(folder)
     longest: int = family_of(config.model_type).context(config)
     context = longest if spec.model.context == "auto" else min(spec.model.context, longest)
-    report = inspect(spec, Renderer.from_folder(folder), context=context, listen=silence)
-    _keep_report(database, job, report, given)
+    inspect(spec, Renderer.from_folder(folder), context=context, listen=silence)
     outcome.checked(database, mine)
 
 
@@ -110,14 +102,6 @@ def _run(database: Database, blobs: Blobs, job: Job, mine: Claim, given: Inputs,
             relay.say(f"learning_rate {spec.train.learning_rate:g}: {multiplier:g} x what would have been derived")
         run.begin(spec, out=folder.path, token=mine.token, listen=relay)
     outcome.succeeded(database, blobs, mine, folder, relay)
-
-
-def _keep_report(database: Database, job: Job, report: Report, given: Inputs) -> None:
-    """What the check found, beside the file it read."""
-    with database.write() as session:
-        file = session.scalar(select(File).where(File.id == job.training_file))
-        if file is not None:
-            file.report = json.loads(given.named(json.dumps(report.to_json())))
 
 
 def _take(folder: RunFolder, token: int) -> None:

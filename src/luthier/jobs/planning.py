@@ -32,10 +32,18 @@ SHORTER = (1024, 512, 256, 128)
 
 @dataclass
 class Planned:
-    """The Spec with every number derived, and what it takes."""
+    """The Spec with every number derived, and what it takes.
+
+    Attributes:
+        rows, held_out: that are learned, and that are not. tokens: of one pass over the former. parameters: of the base.
+    """
 
     spec: Spec
     plan: Plan
+    rows: int
+    held_out: int
+    tokens: int
+    parameters: int
 
 
 def plan(
@@ -59,15 +67,25 @@ def plan(
     spec = specs.gather(config=Path(config) if config else None, settings=settings, **said_file, **sections)
     if not spec.data.file:
         raise SpecError("No file of examples was given.", remedy="luthier plan FILE, or data.file in the spec.", code="no_file_given")
+    room = int(MARGIN * (memory()[1] + resident())) if available is None else available
+    return plan_of(spec, available=room, program=resident(), listen=listen)
+
+
+def plan_of(spec: Spec, *, available: int, program: int, listen: Listener = silence) -> Planned:
+    """As `plan`, for a complete Spec.
+
+    Args:
+        available: bytes to plan for. program: bytes of the process before it loads anything.
+    """
     folder = find(spec.model.name)
     renderer = Renderer.from_folder(folder)
     base = outline(read_config(folder), renderer=renderer, dtype=number_format(spec.model.dtype))
     base.folder, base.context = folder, base.context if spec.model.context == "auto" else min(spec.model.context, base.context)
     inspect(spec, renderer, context=base.context, listen=listen)
     data = prepare(spec, renderer, context=base.context, listen=listen)
-    spec = training.derived(spec, base, data, listen=listen)
-    room = int(MARGIN * (memory()[1] + resident())) if available is None else available
-    return Planned(spec, weigh(spec, base, data.rows, program=resident(), available=room))
+    spec, rows = training.derived(spec, base, data, listen=listen), data.rows
+    found = weigh(spec, base, rows, program=program, available=available)
+    return Planned(spec, found, len(rows), len(data.valid), rows.totals.tokens, base.num_parameters)
 
 
 def weigh(spec: Spec, base: Model, rows: Rows, *, program: int, available: int) -> Plan:

@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 
 from luthier.core.errors import NotFound, SpecError, did_you_mean
 from luthier.core.files import fingerprint
-from luthier.core.spec import Spec
 from luthier.jobs.asked import NewJob, Numbers, spec_of
 from luthier.jobs.states import tell
 from luthier.models.catalog import catalog
@@ -22,7 +21,6 @@ from luthier.models.find import find, local_models
 from luthier.store import files, ids
 from luthier.store.audit import Who, project_of, record
 from luthier.store.database import Database, exclusive
-from luthier.store.tables._base import Facts
 from luthier.store.tables.files import File
 from luthier.store.tables.jobs import Job
 
@@ -41,26 +39,60 @@ def submit(database: Database, new: NewJob, who: Who, *, request_id: str | None 
     Raises:
         SpecError, NotFound: something was asked wrongly, or is not there; `where` is the name of the field on the wire.
     """
-    project = project_of(who)
-    spec, base = spec_of(new), base_of(new.model)
-    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"name": base})})
     digest = new.digest(who.name)
     key = fingerprint([who.name, new.idempotency_key]) if new.idempotency_key else digest
+    job = draft(new, who)
     with database.write() as session:
         exclusive(session, key)
-        if (before := _before(session, new, project, key, digest)) is not None:
+        if (before := _before(session, new, job.project_id, key, digest)) is not None:
             return before
-        training = file_of(session, project, new.training_file, "training_file")
-        valid = file_of(session, project, new.validation_file, "validation_file") if new.validation_file else None
-        job = _job(new, spec, who, project)
+        named = files_of(session, job)
         job.request_digest, job.asked = key, job.asked | {"request": digest}
         session.add(job)
         session.flush()
-        held = f", and is held against {valid.filename}" if valid else ""
-        tell(session, job, f"The job was made: {new.model} learns from {training.filename}{held}.")
+        tell(session, job, f"The job was made: {new.model} learns from {', and is held against '.join(named)}.")
         tell(session, job, "Its files are being checked.")
-        record(session, who, "job.create", job.id, request_id=request_id, model=new.model, training_file=training.id)
+        record(session, who, "job.create", job.id, request_id=request_id, model=new.model, training_file=job.training_file)
         return job
+
+
+def draft(new: NewJob, who: Who) -> Job:
+    """The job that a request asks for, in no database yet; its files were not looked for.
+
+    Raises:
+        SpecError, NotFound: as `submit`.
+    """
+    spec, base = spec_of(new), base_of(new.model)
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"name": base})})
+    numbers = {name: getattr(new.numbers, name) or "auto" for name in Numbers.model_fields if name != "beta" or new.way == "dpo"}
+    ignored = sorted({*new.ignored, *(["integrations"] if new.integrations else [])})
+    return Job(
+        id=ids.new("ftjob-"),
+        created_at=time.time(),
+        project_id=project_of(who),
+        key_id=who.name,
+        model=new.model,
+        training_file=new.training_file,
+        validation_file=new.validation_file,
+        suffix=new.suffix,
+        seed=spec.train.seed,
+        facts=new.metadata or {},
+        method={"type": new.way, new.way: {"hyperparameters": numbers}},
+        hyperparameters=numbers,
+        integrations=new.integrations or [],
+        spec=spec.model_dump(mode="json"),
+        asked={"luthier": new.luthier or {}, "ignored": ignored},
+    )
+
+
+def files_of(session: Session, job: Job) -> list[str]:
+    """Names of the files a job learns from.
+
+    Raises:
+        NotFound: one is not there. SpecError: it was sent for something else.
+    """
+    said = {"training_file": job.training_file, "validation_file": job.validation_file}
+    return [_file(session, job.project_id, file_id, field).filename for field, file_id in said.items() if file_id is not None]
 
 
 def base_of(name: str) -> str:
@@ -85,12 +117,7 @@ def base_of(name: str) -> str:
     return name if "/" in name else str(own[name])
 
 
-def file_of(session: Session, project: str, file_id: str, field: str) -> File:
-    """A file of the project that may be learned from.
-
-    Raises:
-        NotFound: it is not there. SpecError: it was sent for something else.
-    """
+def _file(session: Session, project: str, file_id: str, field: str) -> File:
     try:
         file = files.get(session, project, file_id)
     except NotFound as error:
@@ -112,26 +139,3 @@ def _before(session: Session, new: NewJob, project: str, key: str, digest: str) 
         what = "This Idempotency-Key was used for another request."
         raise SpecError(what, where="Idempotency-Key", remedy="Take a new key for a new request.", code="key_reused")
     return job
-
-
-def _job(new: NewJob, spec: Spec, who: Who, project: str) -> Job:
-    numbers = {name: getattr(new.numbers, name) or "auto" for name in Numbers.model_fields if name != "beta" or new.way == "dpo"}
-    ignored = sorted({*new.ignored, *(["integrations"] if new.integrations else [])})
-    asked: Facts = {"luthier": new.luthier or {}, "ignored": ignored}
-    return Job(
-        id=ids.new("ftjob-"),
-        created_at=time.time(),
-        project_id=project,
-        key_id=who.name,
-        model=new.model,
-        training_file=new.training_file,
-        validation_file=new.validation_file,
-        suffix=new.suffix,
-        seed=spec.train.seed,
-        facts=new.metadata or {},
-        method={"type": new.way, new.way: {"hyperparameters": numbers}},
-        hyperparameters=numbers,
-        integrations=new.integrations or [],
-        spec=spec.model_dump(mode="json"),
-        asked=asked,
-    )

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -34,6 +33,8 @@ from luthier.store import ids
 from luthier.store.database import Database
 from luthier.store.tables.jobs import Worker as WorkerRow
 
+LOCK = "worker.lock"
+
 Say = Callable[[str], None]
 
 
@@ -46,6 +47,7 @@ class Settings:
         lease: seconds after which others take its jobs to be lost. moment: seconds between two looks.
         patience: seconds a child may take to stop with a checkpoint. cancel_patience: the same where nothing is to be kept.
         private: webhooks may lead into our own network.
+        with_parent: leave when standard input ends, and wait for a worker before this one that is still leaving.
     """
 
     database: str
@@ -55,6 +57,7 @@ class Settings:
     patience: float = 120.0
     cancel_patience: float = 15.0
     private: bool = False
+    with_parent: bool = False
 
 
 def devices() -> dict[str, int]:
@@ -84,15 +87,25 @@ class Worker:
         Raises:
             StorageError: a worker runs on this machine already (``worker_runs``).
         """
-        with _only_one(), self._listening():
-            self._register()
-            thread = threading.Thread(target=self._send_webhooks, daemon=True)
-            thread.start()
-            while not self.asked.is_set() or self.children:
-                self._patiently(self.look)
-                self.asked.wait(self.settings.moment) if not self.asked.is_set() else time.sleep(self.settings.moment)
-            self._patiently(self._leave)
-            thread.join()
+        with self._listening(), _lock_file() as file:
+            if self.settings.with_parent:
+                threading.Thread(target=self._leave_with_parent, daemon=True).start()
+            while not _locked(file):
+                if not self.settings.with_parent:
+                    raise _runs_already()
+                if self.asked.wait(0.5):
+                    return
+            self._work()
+
+    def _work(self) -> None:
+        self._register()
+        thread = threading.Thread(target=self._send_webhooks, daemon=True)
+        thread.start()
+        while not self.asked.is_set() or self.children:
+            self._patiently(self.look)
+            self.asked.wait(self.settings.moment) if not self.asked.is_set() else time.sleep(self.settings.moment)
+        self._patiently(self._leave)
+        thread.join()
 
     def look(self) -> None:
         """One round."""
@@ -197,6 +210,11 @@ class Worker:
             self.say(f"{error.code}: {error}")
             time.sleep(1.0)
 
+    def _leave_with_parent(self) -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        self.asked.set()
+
     def _send_webhooks(self) -> None:
         while not self.asked.is_set():
             sent = 0
@@ -209,10 +227,10 @@ class Worker:
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """SIGTERM and SIGINT: leave in good order. A second one: at once."""
+        """SIGTERM and SIGINT: leave in good order. A second SIGINT: at once."""
 
         def hear(number: int, frame: Any) -> None:
-            if self.asked.is_set():
+            if self.asked.is_set() and number == signal.SIGINT:
                 for child in self.children:
                     child.kill()
                 sys.exit(1)
@@ -227,22 +245,27 @@ class Worker:
 
 
 @contextmanager
-def _only_one() -> Iterator[None]:
-    """No second worker with the same home."""
-    file = home() / "worker.lock"
+def _lock_file() -> Iterator[int]:
+    """The file by which workers with the same home know of each other."""
+    file = home() / LOCK
     with storing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        _lock(handle, file)
-        yield
+        yield handle
     finally:
         os.close(handle)
 
 
-def _lock(handle: int, file: Path) -> None:
+def _locked(handle: int) -> bool:
+    """Take the lock, unless another worker has it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        remedy = "One is enough: it has a slot for each device. Stop it first to change its slots."
-        raise StorageError("A worker runs here already.", where=str(file), remedy=remedy, code="worker_runs") from error
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _runs_already() -> StorageError:
+    remedy = "One is enough: it has a slot for each device. Stop it first to change its slots."
+    return StorageError("A worker runs here already.", where=str(home() / LOCK), remedy=remedy, code="worker_runs")

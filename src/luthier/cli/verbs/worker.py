@@ -12,6 +12,7 @@ from luthier.cli.verbs._place import Url, ready
 
 def run(
     slots: Annotated[list[str] | None, typer.Option("--slot", help="DEVICE=JOBS at once: cpu=1, cuda:0=2. Again for more.")] = None,
+    with_parent: Annotated[bool, typer.Option("--with-parent", help="Leave when standard input ends: for whoever starts it.")] = False,
     private_webhooks: Annotated[bool, typer.Option("--private-webhooks", help="Send webhooks into our own network, too.")] = False,
     database: Url = "",
 ) -> None:
@@ -23,7 +24,9 @@ def run(
 
     with ready(database) as opened:
         address = opened.engine.url.render_as_string(hide_password=False)
-        settings = Settings(address, slots=dict(_slot(one) for one in slots or []) or devices(), private=private_webhooks)
+        settings = Settings(
+            address, slots=dict(_slot(one) for one in slots or []) or devices(), private=private_webhooks, with_parent=with_parent
+        )
         worker = Worker(opened, settings, say=_say)
         _say(f"{worker.id} takes jobs: {', '.join(f'{jobs} on {device}' for device, jobs in settings.slots.items())}")
         worker.run()
