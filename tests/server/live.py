@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ from luthier.server.app import make
 from luthier.server.run import Protocol
 from luthier.server.service import Service
 from luthier.server.settings import Settings
+from server import specification
+
+JUDGE = specification.found()
+HOOKS: Any = {"response": [JUDGE.judge]} if JUDGE else {}
 
 
 @dataclass
@@ -30,14 +34,18 @@ class Live:
     app: FastAPI
     url: str
     secret: str
+    opened: list[httpx2.Client] = field(default_factory=list)
 
     def client(self, secret: str = "", **options: Any) -> openai.OpenAI:
-        """The unmodified client."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=secret or self.secret, **options)
+        """The unmodified client; each answer is held against the specification, where that is at hand."""
+        judged = openai.DefaultHttpxClient(event_hooks=HOOKS)
+        self.opened.append(judged)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=secret or self.secret, http_client=judged, **options)
 
     def http(self, secret: str = "", **options: Any) -> httpx2.Client:
         """Plain HTTP with the key."""
-        return httpx2.Client(base_url=self.url, headers={"authorization": f"Bearer {secret or self.secret}"}, timeout=30, **options)
+        headers = {"authorization": f"Bearer {secret or self.secret}"}
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=30, event_hooks=HOOKS, **options)
 
 
 def listening(folder: Path, **said: Any) -> Iterator[Live]:
@@ -54,6 +62,8 @@ def listening(folder: Path, **said: Any) -> Iterator[Live]:
         thread.start()
         while not server.started:
             time.sleep(0.005)
-        yield Live(service, app, f"http://127.0.0.1:{listener.getsockname()[1]}", key.secret)
+        yield (live := Live(service, app, f"http://127.0.0.1:{listener.getsockname()[1]}", key.secret))
+        for client in live.opened:
+            client.close()
         server.should_exit = True
         thread.join(20)

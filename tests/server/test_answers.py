@@ -11,7 +11,7 @@ import httpx2
 import openai
 import pytest
 
-from server.live import Live
+from server.live import JUDGE, Live
 
 MODEL = "luthier-mini"
 ASKED: Any = {"model": MODEL, "messages": [{"role": "user", "content": "What is a cow?"}], "temperature": 0, "max_completion_tokens": 8}
@@ -46,7 +46,10 @@ def test_frames_are_those_of_the_wire(http: httpx2.Client) -> None:
         assert answer.headers["content-type"].startswith("text/event-stream")
         frames = answer.read().decode().split("\n\n")
     assert all(frame.startswith("data: {") for frame in frames[:-2]) and frames[-2:] == ["data: [DONE]", ""]
-    assert json.loads(frames[0].removeprefix("data: "))["luthier"] == {"ignored": ["verbosity"]}
+    contents = [json.loads(frame.removeprefix("data: ")) for frame in frames[:-2]]
+    assert contents[0]["luthier"] == {"ignored": ["verbosity"]}
+    for content in contents if JUDGE else []:
+        JUDGE.check_chunk(content)
 
 
 def test_several_answers_with_logprobs(client: openai.OpenAI) -> None:

@@ -46,13 +46,21 @@ def maybe() -> Any:
     return Field(default=None, exclude_if=_is_none, json_schema_extra=_never_null)
 
 
+def _mark_idle(schema: dict[str, Any], kind: type[Any]) -> None:
+    """Tell in the document which fields do nothing here."""
+    for name in kind.without_effect & set(schema["properties"]):
+        schema["properties"][name]["x-luthier-effect"] = "none"
+
+
 class Asked(BaseModel):
     """A request. What the wire does not know is kept aside and told back, as `ignored`.
 
     `without_effect` names fields that the wire knows and that do nothing here.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="allow", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), json_schema_extra=_mark_idle
+    )
     without_effect: ClassVar[frozenset[str]] = frozenset()
 
     def ignored(self) -> list[str]:
@@ -96,19 +104,19 @@ def ignored_by(asked: Asked) -> Luthier | None:
 
 
 class Listed(Answer, Generic[T]):
-    """One page of a list. ``last_id`` is the cursor of the next; both ids are null where the page is empty."""
+    """One page of a list. ``last_id`` is the cursor of the next; both ids are empty texts where the page is empty, as null is not allowed."""
 
     object: Literal["list"] = "list"
     data: list[T]
-    first_id: str | None
-    last_id: str | None
+    first_id: str
+    last_id: str
     has_more: bool
 
 
 def listed(items: list[T], has_more: bool) -> Listed[T]:
     """A page of `items`, which have ids."""
-    ids = [getattr(item, "id", None) for item in items]
-    return Listed(data=items, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=has_more)
+    ids = [str(getattr(item, "id", "")) for item in items] or [""]
+    return Listed(data=items, first_id=ids[0], last_id=ids[-1], has_more=has_more)
 
 
 def reply(answer: Answer, status: int = 200) -> Response:
