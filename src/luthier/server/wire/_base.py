@@ -104,7 +104,7 @@ def ignored_by(asked: Asked) -> Luthier | None:
 
 
 class Listed(Answer, Generic[T]):
-    """One page of a list. ``last_id`` is the cursor of the next; both ids are empty texts where the page is empty, as null is not allowed."""
+    """One page of a list. ``last_id`` is the cursor of the next; both ids are empty where the page is, as null is not allowed."""
 
     object: Literal["list"] = "list"
     data: list[T]

@@ -190,17 +190,22 @@ class JobCheckpoint(Answer):
 
 
 class Forecast(Answer):
-    """What a job would cost, before it is asked for."""
+    """What a job would take, before it is asked for: `luthier.jobs.forecast.Forecast` says what each number means."""
 
     object: Literal["fine_tuning.job.forecast"] = "fine_tuning.job.forecast"
     rows: int
+    held_out: int
     tokens: int
     steps: int
     seconds: float
+    basis: str
     memory_bytes: int
+    available_bytes: int
+    fits: bool
+    remedy: str
     disk_bytes: int
-    price: float | None = maybe()
-    currency: str | None = maybe()
+    price: float
+    currency: str
     luthier: Luthier | None = maybe()
 
 

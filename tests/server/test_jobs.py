@@ -1,0 +1,173 @@
+"""Jobs through the real client, without a worker: what is asked, listed, shown and refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from server.live import Live
+from server.rows import finish, project
+from server.test_files import ROWS
+
+MODEL = "luthier-mini"
+
+
+@pytest.fixture(scope="module")
+def file_id(client: openai.OpenAI) -> str:
+    return client.files.create(file=("tickets.jsonl", ROWS), purpose="fine-tune").id
+
+
+def test_a_job_is_asked_for(client: openai.OpenAI, file_id: str) -> None:
+    job = client.fine_tuning.jobs.create(
+        model=MODEL,
+        training_file=file_id,
+        suffix="desk",
+        seed=7,
+        metadata={"shop": "a"},
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": "auto"}}},
+        extra_body={"luthier": {"method": {"name": "lora", "rank": 8}, "quality": "draft"}, "colour": "red"},
+    )
+    assert (job.object, job.status, job.model, job.training_file, job.seed) == ("fine_tuning.job", "validating_files", MODEL, file_id, 7)
+    assert job.hyperparameters.n_epochs == 2 and job.metadata == {"shop": "a"} and job.fine_tuned_model is None
+    assert job.method and job.method.supervised and job.method.supervised.hyperparameters
+    assert job.method.supervised.hyperparameters.n_epochs == 2
+    shown: Any = client.fine_tuning.jobs.retrieve(job.id).model_dump()["luthier"]
+    assert shown["ignored"] == ["colour"] and shown["queue_position"] >= 1
+    assert shown["spec"]["method"]["rank"] == 8 and shown["spec"]["train"]["epochs"] == 2
+    assert shown["spec"]["model"]["name"] == MODEL and shown["spec"]["data"]["file"] == file_id
+    assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.fine_tuning.jobs.cancel(job.id)
+    assert caught.value.code == "job_state"
+
+
+def test_pause_and_resume(client: openai.OpenAI, live: Live, file_id: str) -> None:
+    from luthier.jobs.states import move
+    from luthier.store.tables.jobs import Job
+
+    job = client.fine_tuning.jobs.create(model=MODEL, training_file=file_id)
+    with pytest.raises(openai.BadRequestError):
+        client.fine_tuning.jobs.pause(job.id)
+    with live.service.database.write() as session:
+        move(session, session.query(Job).filter(Job.id == job.id).one(), "queued", "Its files are good.")
+    assert client.fine_tuning.jobs.pause(job.id).status == "paused"
+    assert client.fine_tuning.jobs.resume(job.id).status == "queued"
+    client.fine_tuning.jobs.cancel(job.id)
+
+
+def test_the_same_request_again_is_one_job(http: httpx2.Client, file_id: str) -> None:
+    body = {"model": MODEL, "training_file": file_id, "metadata": {"n": "same"}}
+
+    def make(**headers: str) -> str:
+        return str(http.post("/v1/fine_tuning/jobs", json=body, headers=headers).json()["id"])
+
+    first = make()
+    assert make(**{"x-stainless-retry-count": "1"}) == first
+    assert make() != first
+    assert make(**{"idempotency-key": "k"}) == make(**{"idempotency-key": "k"})
+    reused = http.post("/v1/fine_tuning/jobs", json=body | {"seed": 3}, headers={"idempotency-key": "k"})
+    assert reused.status_code == 400 and reused.json()["error"]["code"] == "key_reused"
+
+
+def test_jobs_are_found_by_metadata(client: openai.OpenAI, http: httpx2.Client, file_id: str) -> None:
+    made = [client.fine_tuning.jobs.create(model=MODEL, training_file=file_id, metadata=m).id for m in ({"k": "é 1"}, {"k": "2"}, {})]
+    assert [job.id for job in client.fine_tuning.jobs.list(metadata={"k": "é 1"})] == [made[0]]
+    without = [job["id"] for job in http.get("/v1/fine_tuning/jobs?metadata=null").json()["data"]]
+    assert made[2] in without and made[0] not in without
+    first = client.fine_tuning.jobs.list(limit=2)
+    assert first.has_more and [job.id for job in first.data] == made[:0:-1]
+    with pytest.raises(openai.BadRequestError):
+        client.fine_tuning.jobs.list(metadata={'"': "x"})
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "status"),
+    [
+        ({"model": "gpt-none"}, "model", 404),
+        ({"model": "../../etc/passwd"}, "model", 404),
+        ({"model": "/etc"}, "model", 404),
+        ({"training_file": "file-none"}, "training_file", 404),
+        ({"validation_file": "file-none"}, "validation_file", 404),
+        ({"suffix": ""}, "suffix", 400),
+        ({"suffix": "a:b"}, "suffix", 400),
+        ({"suffix": "x" * 65}, "suffix", 400),
+        ({"seed": -1}, "seed", 400),
+        ({"method": {"type": "reinforcement"}}, "method.type", 400),
+        ({"method": {"type": "magic"}}, "method.type", 400),
+        ({"hyperparameters": {"n_epochs": 51}}, "hyperparameters.n_epochs", 400),
+        ({"hyperparameters": {"learning_rate_multiplier": 0}}, "hyperparameters.learning_rate_multiplier", 400),
+        ({"metadata": {"k" * 65: "v"}}, "metadata", 400),
+        ({"luthier": {"data": {"file": "/etc/passwd"}}}, "luthier.data.file", 400),
+        ({"luthier": {"nonsense": 1}}, "luthier", 400),
+        ({"luthier": 3}, "luthier", 400),
+    ],
+)
+def test_jobs_that_cannot_be(http: httpx2.Client, file_id: str, change: dict[str, Any], param: str, status: int) -> None:
+    for path in ("/v1/fine_tuning/jobs", "/v1/fine_tuning/jobs/forecast"):
+        answer = http.post(path, json={"model": MODEL, "training_file": file_id} | change)
+        assert answer.status_code == status, answer.text
+        assert str(answer.json()["error"]["param"]).startswith(param)
+
+
+def test_a_file_for_something_else(client: openai.OpenAI) -> None:
+    other = client.files.create(file=("a.jsonl", ROWS), purpose="batch")
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.fine_tuning.jobs.create(model=MODEL, training_file=other.id)
+    assert caught.value.param == "training_file"
+
+
+def test_a_forecast_makes_nothing(http: httpx2.Client, file_id: str) -> None:
+    before = http.get("/v1/fine_tuning/jobs").json()["data"]
+    found = http.post("/v1/fine_tuning/jobs/forecast", json={"model": MODEL, "training_file": file_id}).json()
+    assert found["rows"] + found["held_out"] == 12 and found["seconds"] > 0 and found["memory_bytes"] > 0 and found["currency"] == "EUR"
+    assert http.get("/v1/fine_tuning/jobs").json()["data"] == before
+
+
+def test_what_a_job_left(client: openai.OpenAI, live: Live, http: httpx2.Client, file_id: str) -> None:
+    job = client.fine_tuning.jobs.create(model=MODEL, training_file=file_id, suffix="left")
+    checkpoint = finish(live, job.id)
+    done = client.fine_tuning.jobs.retrieve(job.id)
+    assert done.status == "succeeded" and done.trained_tokens == 1234 and done.finished_at
+    assert done.model_dump()["luthier"]["verdict"] == {"sentence": "No difference shown."}
+    (kept,) = list(client.fine_tuning.jobs.checkpoints.list(job.id))
+    assert (kept.fine_tuned_model_checkpoint, kept.step_number, kept.metrics.train_loss) == (checkpoint, 2, 1.5)
+    events = list(client.fine_tuning.jobs.list_events(job.id, limit=2))
+    assert events[0].message == "Done." and {event.type for event in events} == {"message", "metrics"}
+    assert {done.fine_tuned_model, checkpoint} <= {model.id for model in client.models.list()}
+    with http.stream("GET", f"/v1/fine_tuning/jobs/{job.id}/events", params={"stream": "true"}) as answer:
+        frames = answer.read().decode().split("\n\n")
+    ids = [frame.split("\n")[0].removeprefix("id: ") for frame in frames[:-2]]
+    assert ids == [event.id for event in events][::-1] and frames[-2] == "data: [DONE]"
+    after = http.get(f"/v1/fine_tuning/jobs/{job.id}/events", params={"stream": "true"}, headers={"last-event-id": ids[-2]}).text
+    assert json.loads(after.split("data: ")[1].split("\n")[0])["id"] == ids[-1]
+    assert client.models.delete(str(done.fine_tuned_model)).deleted and client.models.delete(checkpoint).deleted
+    assert not list(client.fine_tuning.jobs.checkpoints.list(job.id))
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve(checkpoint)
+
+
+def test_checkpoints_are_lent_to_other_projects(client: openai.OpenAI, live: Live, file_id: str) -> None:
+    job = client.fine_tuning.jobs.create(model=MODEL, training_file=file_id, suffix="lent")
+    model, permissions = finish(live, job.id), client.fine_tuning.checkpoints.permissions
+    projects = [project(live, "friends"), project(live, "others")]
+    made = [one.project_id for one in permissions.create(model, project_ids=projects)]
+    assert made == projects
+    (lent,) = permissions.list(model, project_id=projects[0])
+    assert [one.project_id for one in permissions.list(model, order="ascending", limit=1)] == projects
+    assert permissions.delete(lent.id, fine_tuned_model_checkpoint=model).deleted
+    with pytest.raises(openai.NotFoundError):
+        permissions.delete(lent.id, fine_tuned_model_checkpoint=model)
+    for model_id, project_id in ((model, "proj_none"), ("ft:none", projects[0])):
+        with pytest.raises(openai.NotFoundError):
+            permissions.create(model_id, project_ids=[project_id])
+
+
+def test_jobs_that_are_not_there(client: openai.OpenAI) -> None:
+    jobs = client.fine_tuning.jobs
+    for call in (jobs.retrieve, jobs.cancel, jobs.pause, jobs.resume, jobs.list_events, jobs.checkpoints.list):
+        with pytest.raises(openai.NotFoundError):
+            call("ftjob-none")
