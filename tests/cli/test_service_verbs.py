@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.cli import main
+from luthier.core.errors import SpecError
 from luthier.store.upgrade import heads
 
 
@@ -78,3 +79,22 @@ def test_the_database_is_that_of_the_option_then_of_the_variable(tell: Any, home
     monkeypatch.setenv("LUTHIER_DATABASE", f"sqlite:///{home}/variable.db")
     assert tell("database")["place"] == f"{home}/variable.db"
     assert tell("database", "--database", f"sqlite:///{home}/option.db")["place"] == f"{home}/option.db"
+
+
+@pytest.mark.parametrize("name", ["saved", "saved.tar"])
+def test_everything_is_saved_and_put_back(name: str, tell: Any, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = tell("keys", "create", "mine")
+    (home / "runs" / "run-1").mkdir(parents=True)
+    (home / "runs" / "run-1" / "spec.yaml").write_text("model: x")
+    saved = tell("backup", str(home / name))
+    assert saved["rows"]["keys"] == 1 and saved["bytes"] > 0
+    with pytest.raises(SpecError, match="The database has rows"):
+        main.dispatch(["restore", str(home / name)])
+    for file in home.glob("luthier.db*"):
+        file.unlink()
+    (home / "runs" / "run-1" / "spec.yaml").unlink()
+    (home / "runs" / "run-1").rmdir()
+    assert tell("restore", str(home / name), "--blobs", str(home / "other"))["database"] == str(home / "luthier.db")
+    assert (home / "runs" / "run-1" / "spec.yaml").read_text() == "model: x"
+    assert [key["id"] for key in tell("keys", "list")["keys"]] == [made["id"]]
+    assert main.dispatch(["backup", str(home / "again")]) == 0 and "rows" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from luthier.core.errors import SpecError, StorageError
 from luthier.store import database as door
-from luthier.store import ids
+from luthier.store import ids, upgrade
 from luthier.store.database import Database, afterwards, exclusive
 from luthier.store.tables.tenants import Organisation
 
@@ -122,6 +122,41 @@ def test_a_database_that_is_not_there(cluster: Any) -> None:
     assert raised.value.code == "database_unreachable"
 
 
+def _cut_within(database: Database, other: Database) -> None:
+    with database.read() as session:
+        with other.write() as cutting:
+            cutting.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'cut'"))
+        session.execute(text("SELECT 1"))
+
+
+def test_a_connection_that_was_cut_is_made_again(cluster: Any, postgres_template: str) -> None:
+    database = Database.connect(cluster.create("cut", template=postgres_template))
+    assert names(database) == []
+    other = Database.connect(cluster.url("postgres"))
+    with other.write() as session:
+        session.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'cut'"))
+    assert names(database) == []
+    with pytest.raises(StorageError, match="cannot be reached") as raised:
+        _cut_within(database, other)
+    assert raised.value.code == "database_unreachable"
+    for one in (database, other):
+        one.close()
+    cluster.drop("cut")
+
+
+def test_only_its_owner_reads_the_file(tmp_path: Path) -> None:
+    database = upgrade.open_database(f"sqlite:///{tmp_path / 'new' / 'luthier.db'}")
+    with database.write():
+        found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()}
+    assert found == {"luthier.db": 0o600, "luthier.db-wal": 0o600, "luthier.db-shm": 0o600}
+
+
+def test_errors_do_not_show_what_was_written(database: Database) -> None:
+    with pytest.raises(IntegrityError) as raised, database.write() as session:
+        session.add_all([Organisation(id="org-secret", name="one"), Organisation(id="org-secret", name="two")])
+    assert "two" not in str(raised.value)
+
+
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_text("These are not the rows you are looking for. " * 100)
     with pytest.raises(StorageError, match="luthier restore") as raised, Database.connect(f"sqlite:///{tmp_path}/x.db").read():
@@ -138,7 +173,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 FILLING = """
     import resource, sys
     from luthier.core.errors import StorageError
-    from luthier.store import ids
+    from luthier.store import ids, upgrade
     from luthier.store.database import Database
     from luthier.store.tables.tenants import Organisation
 
@@ -168,7 +203,7 @@ def test_a_full_disk_keeps_what_was_saved_before(sqlite_template: Path, tmp_path
 
 WRITING = """
     import alembic.command, os, sys
-    from luthier.store import ids
+    from luthier.store import ids, upgrade
     from luthier.store.upgrade import open_database
     from luthier.store.tables.tenants import Organisation
 

@@ -95,6 +95,7 @@ def test_an_older_file_is_copied_and_brought_forward(sqlite_template: Path, tmp_
     with database.engine.connect() as connection:
         assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1, "connections after the upgrade are as always"
     (copy,) = tmp_path.glob("luthier.db.before-*-*")
+    assert copy.stat().st_mode & 0o777 == 0o600
     old = sqlite3.connect(copy)
     assert old.execute("SELECT name FROM organisations").fetchall() == [("one",)]
     assert "colour" not in str(old.execute("SELECT sql FROM sqlite_master").fetchall())

@@ -75,7 +75,7 @@ class Blobs:
     def __init__(self, database: Database, store: ObjectStore, *, folder: Path | None, incoming: Path) -> None:
         self.database, self.store, self.folder, self.incoming = database, store, folder, incoming
         with storing(incoming):
-            incoming.mkdir(parents=True, exist_ok=True)
+            incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @classmethod
     def open(cls, database: Database, url: str = "") -> Blobs:
@@ -91,7 +91,7 @@ class Blobs:
         if "://" not in url or url.startswith("file://"):
             folder = Path(url.removeprefix("file://")).expanduser().absolute()
             with storing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             return cls(database, LocalStore(folder), folder=folder, incoming=folder / "incoming")
         if url.partition("://")[0] not in SCHEMES:
             raise SpecError(
@@ -231,7 +231,7 @@ class Blobs:
 
     def _move(self, file: Path, digest: str) -> None:
         if self.folder is None:
-            with _telling(digest):
+            with _telling(digest, missing="there is no such bucket"):
                 obstore.put(self.store, _key(digest), file, chunk_size=PART, max_concurrency=PARTS)
             return
         target = self.folder / _key(digest)
@@ -262,19 +262,18 @@ def _too_many(most: int) -> DataError:
 
 
 @contextmanager
-def _telling(place: str) -> Iterator[None]:
-    """Turn what obstore complains of into a StorageError."""
+def _telling(place: str, *, missing: str = "") -> Iterator[None]:
+    """Turn what obstore complains of into a StorageError. `missing`: what it means that something is not found, if not the blob."""
     try:
         yield
     except LuthierError:  # some are OSErrors too
         raise
-    except FileNotFoundError as error:
-        raise StorageError(
-            "These bytes are not there any more.", where=place, remedy="Send the file again, or restore a backup.", code="blob_lost"
-        ) from error
     except (BaseError, OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and not missing:
+            remedy = "Send the file again, or restore a backup."
+            raise StorageError("These bytes are not there any more.", where=place, remedy=remedy, code="blob_lost") from error
         raise StorageError(
-            f"The blobs cannot be reached: {str(error).strip().splitlines()[0]}",
+            f"The blobs cannot be reached: {missing or str(error).strip().splitlines()[0]}.",
             where=place,
             remedy="See to the address (--blobs or LUTHIER_BLOBS), its credentials, the network, and whether the disk is full.",
             code="blobs_unreachable",

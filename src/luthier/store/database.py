@@ -14,7 +14,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,7 @@ def _postgres(address: URL) -> Engine:
             pool_size=CONNECTIONS,
             max_overflow=3 * CONNECTIONS,
             connect_args={"connect_timeout": 10},
+            hide_parameters=True,  # hashes of keys, secrets of webhooks
         )
     except ImportError as error:
         remedy = 'pip install "luthier[postgres]"'
@@ -158,9 +159,16 @@ def _postgres(address: URL) -> Engine:
 
 
 def _sqlite(address: URL) -> Engine:
-    with storing(folder := Path(address.database or "").parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(address, connect_args={"timeout": PATIENCE}, pool_size=CONNECTIONS, max_overflow=3 * CONNECTIONS)
+    file = Path(address.database or "")
+    with storing(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        address, connect_args={"timeout": PATIENCE}, pool_size=CONNECTIONS, max_overflow=3 * CONNECTIONS, hide_parameters=True
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def for_its_owner(*_: Any) -> None:
+        make_private(file)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
@@ -175,6 +183,12 @@ def _sqlite(address: URL) -> Engine:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def make_private(file: Path) -> None:
+    """Make an empty file, where there is none, that only its owner may read; SQLite gives its journals the same rights."""
+    with suppress(OSError):  # SQLite will say what is wrong with the place
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _write_ahead(connection: Any) -> None:

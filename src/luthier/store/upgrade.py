@@ -24,7 +24,7 @@ from sqlalchemy import Connection, func, inspect, select, text
 
 from luthier.core.errors import StorageError
 from luthier.core.files import storing, sync_folder
-from luthier.store.database import Database, default_url
+from luthier.store.database import Database, default_url, make_private
 from luthier.store.failures import telling
 from luthier.store.tables import Table
 
@@ -169,6 +169,7 @@ def copy_file(source: Path, target: Path) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     with storing(target):
         try:
+            make_private(part)
             with (
                 closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as there,
                 closing(sqlite3.connect(part)) as here,
