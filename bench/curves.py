@@ -78,7 +78,7 @@ def _session(curve: str, at: int, turns: int, smoke: bool) -> Session:
 
 def draw(folder: Path) -> int:
     """The charts of every result that is there."""
-    pictures = {**_own(RESULTS / "curves.json"), **_sharing(RESULTS / "sharing.json")}
+    pictures = {**_own(RESULTS / "curves.json"), **_sharing(RESULTS / "sharing.json"), **_data(RESULTS / "data_rows.json")}
     if not pictures:
         sys.exit("skipped: no results")
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +117,20 @@ def _sharing(file: Path) -> dict[str, str]:
     return {
         "cost-rows": _chart.chart("Cost of a token by rows a step, rows of 128 tokens", cost, x="rows a step", y="ms a true token"),
         "laid-out": _chart.chart("Tokens laid out of 100 true ones", laid, x="% of a row that is a common prompt", y="tokens", log=False),
+    }
+
+
+def _data(file: Path) -> dict[str, str]:
+    """What ``data.py --rows`` found: time and memory by rows of the file."""
+    runs = json.loads(file.read_text())["runs"] if file.is_file() else []
+    if not runs:
+        return {}
+    names = {"check_s": "check", "both_s": "check + tokenise"}
+    time: dict[str, _chart.Points] = {name: [(run["rows"], 1e6 * run[key] / run["rows"]) for run in runs] for key, name in names.items()}
+    memory: dict[str, _chart.Points] = {"check + tokenise": [(run["rows"], run["peak_mb"]) for run in runs]}
+    return {
+        "data-rows": _chart.chart("Cost of a row by rows of the file, 704 bytes each", time, x="rows", y="us a row"),
+        "data-memory": _chart.chart("Peak memory by rows of the file, workers included", memory, x="rows", y="MB"),
     }
 
 

@@ -5,17 +5,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from template_folders import published
 
 from luthier.core.example import Example, Message, Source
 from luthier.core.problem import Problem
-from luthier.core.sequence import Sequence
 from luthier.core.spec import DataSpec
 from luthier.data import report as reports
 from luthier.data.check import check
 from luthier.data.content import content, digest
+from luthier.data.render import Renderer
 from luthier.data.report import Report
+from luthier.data.tokens import TokenTable
+from luthier.models.catalog import BUNDLED
 
 ROOT = Path(__file__).parents[2]
 
@@ -192,22 +194,55 @@ def test_label_imbalance(tmp_path: Path) -> None:
     assert report.labels == {"common": 40, "rare": 1}
 
 
-class Letters:
-    """A renderer whose tokens are letters."""
-
-    def render(self, example: Example, *, learn: str = "answers") -> list[Sequence]:
-        text = "".join(message.content for message in example.messages)
-        return [Sequence(np.zeros(len(text), np.int32), np.full(len(text), 0.0 if "nothing" in text else 1.0, np.float32))]
+@pytest.fixture(scope="module")
+def renderer() -> Renderer:
+    return Renderer.from_folder(BUNDLED / "luthier-mini")
 
 
-def test_rows_longer_than_the_model_reads(tmp_path: Path) -> None:
-    long, empty = chat(("user", "Hi"), ("assistant", "o" * 300)), chat(("user", "Hi"), ("assistant", "nothing"))
-    report = checked(tmp_path, long, empty, renderer=Letters(), context=200)
+def test_rows_longer_than_the_model_reads(tmp_path: Path, renderer: Renderer) -> None:
+    long = chat(("user", "Hi"), ("assistant", "word " * 300))
+    asked = {"renderer": renderer, "context": 200}
+    report = checked(tmp_path, long, **asked)
     found = only(report, "too_long")
-    assert (found.row, found.severity, found.message) == (13, "error", "302 tokens, but the model reads 200.")
-    assert only(report, "teaches_nothing").row == 14
-    found = only(checked(tmp_path, long, renderer=Letters(), context=200, data=DataSpec(too_long="split")), "too_long")
-    assert found.severity == "warning"
+    tokens = len(renderer.render(Example(Source("", 0), messages=[Message("user", "Hi"), Message("assistant", "word " * 300)]))[0].tokens)
+    assert (found.row, found.severity, found.message) == (13, "error", f"{tokens} tokens, but the model reads 200.")
+    assert (report.good, report.tokens) == (12, None)
+    found = only(checked(tmp_path, long, **asked, data=DataSpec(too_long="drop")), "too_long")
+    assert (found.severity, f"dropped: {tokens} tokens" in found.message) == ("warning", True)
+
+
+def test_every_row_is_rendered_and_what_the_template_refuses_is_named(tmp_path: Path, shared: Path) -> None:
+    gemma = Renderer.from_folder(published(shared, tmp_path, "google-gemma-2-2b-it"))
+    rows = [good(n) for n in range(12, 300)]
+    report = checked(tmp_path, *rows, chat(("system", "Be kind."), ("user", "Hi"), ("assistant", "Ho")), renderer=gemma, context=4096)
+    found = only(report, "template_refuses")
+    assert (found.row, found.severity, report.good) == (301, "error", 300)
+
+
+def test_the_same_question_again_is_answered_without_reading(tmp_path: Path, renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = tmp_path / "held.jsonl"
+    held.write_text("\n".join(json.dumps(good(n)) for n in range(20, 24)))
+    asked = {"renderer": renderer, "context": 200, "cache": tmp_path / "cache", "valid": held}
+    first = checked(tmp_path, good(3), **asked)
+    with monkeypatch.context() as patch:
+        patch.setattr("luthier.data.check.survey", None)
+        again = checked(tmp_path, good(3), **asked)
+        with pytest.raises(TypeError):
+            checked(tmp_path, good(3), **asked, data=DataSpec(learn="last_answer"))
+    assert again.to_json() == first.to_json()
+    assert first.counts["exact_duplicate"] == 1
+    assert [row.source for row in again.tokens] == [row.source for row in first.tokens]
+    assert [row.source for row in again.held_out] == [Source(str(held), number) for number in range(1, 5)]
+    victim = tmp_path / "cache" / first.tokens.name / "tokens.arrow"
+    victim.write_bytes(victim.read_bytes()[:-1])
+    assert checked(tmp_path, good(3), **asked).to_json() == first.to_json(), "a damaged table is made again"
+    assert len(TokenTable.open(victim.parent)) == 13
+
+
+def test_a_file_with_errors_leaves_no_table(tmp_path: Path, renderer: Renderer) -> None:
+    report = checked(tmp_path, chat(("user", "Hi")), renderer=renderer, context=200, cache=tmp_path / "cache")
+    assert (report.errors, report.tokens) == (1, None)
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_an_unknown_format_is_a_report_not_an_exception(tmp_path: Path) -> None:
@@ -252,10 +287,10 @@ def test_every_code_has_an_entry_in_the_docs() -> None:
     assert used <= documented, f"not in docs/errors.md: {sorted(used - documented)}"
 
 
-OURS = {"bytes.py", "head.py", "json_rows.py", "read.py", "recognise.py", "check.py", "fit.py", "rules.py", "split.py"}
+OURS = {"bytes.py", "head.py", "json_rows.py", "read.py", "recognise.py", "check.py", "scan.py", "rules.py", "split.py"}
 CODE = re.compile(
     r'code="(\w+)"|findings\.add\([^,]+, "(\w+)"|self\.add\([^,]+, "(\w+)"|Flaw\([^,]+, [^,]+, "(\w+)"'
-    r'|yield [^,\n]+, "(\w+)", f?"|self\._warn\([^,]+, "(\w+)"|Flaw\(\s*row,\s*"",\s*"(\w+)"|yield "(\w+)", f?"'
+    r'|yield [^,\n]+, "(\w+)", f?"|self\.warn\([^,]+, "(\w+)"|Flaw\(\s*row,\s*"",\s*"(\w+)"|yield "(\w+)", f?"'
     r'|_problem\(example, "(\w+)"|"(likely_secret)"|"(personal_data)"'
 )
 

@@ -9,19 +9,19 @@ import pytest
 
 from luthier.core.errors import StorageError
 from luthier.core.example import Source
-from luthier.core.sequence import Sequence
 from luthier.data import ledger as ledgers
-from luthier.data.ledger import CHUNK, SCHEMA, Ledger, Totals, totals
+from luthier.data.ledger import SCHEMA, Ledger, Totals, totals
 
 
-def path(*weights: float) -> Sequence:
-    return Sequence(np.arange(len(weights), dtype=np.int32), np.asarray(weights, dtype=np.float32))
+def numbers(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
 
 
 def test_each_row_is_one_line_and_the_totals_add_up() -> None:
     ledger = Ledger()
-    assert ledger.add(Source("a.jsonl", 1), [path(0, 0, 1, 0.5), path(0, 1)]) == 3
-    assert ledger.add(Source("a.jsonl", 2), [], cut=9, reason="dropped: 9 tokens, the model reads 4") == 0
+    reasons = ["", "dropped: 9 tokens, the model reads 4"]
+    ledger.enter([Source("a.jsonl", 1), Source("a.jsonl", 2)], numbers(6, 0), numbers(3, 0), cut=numbers(0, 9), reasons=reasons)
+    assert (ledger.rows, ledger.tokens) == (2, 6)
     table = ledger.table()
     assert table.column_names == ["file", "row", "total", "learned", "masked", "cut", "reason"]
     assert table.to_pylist() == [
@@ -33,12 +33,16 @@ def test_each_row_is_one_line_and_the_totals_add_up() -> None:
 
 def test_a_long_ledger_keeps_its_order_and_an_empty_one_its_columns(tmp_path: Path) -> None:
     ledger = Ledger()
-    for row in range(CHUNK + 3):
-        ledger.add(Source(f"part{row % 2}.jsonl", row + 1), [path(0, 1)])
+    for row in range(300):
+        ledger.enter([Source(f"part{row % 2}.jsonl", row + 1)], numbers(2), numbers(1))
     ledgers.save(ledger.table(), tmp_path / "ledger.parquet")
     back = ledgers.read(tmp_path / "ledger.parquet")
-    assert back["row"].to_pylist() == list(range(1, CHUNK + 4))
-    assert back["file"].to_pylist()[-2:] == ["part1.jsonl", "part0.jsonl"]
+    assert back["row"].to_pylist() == list(range(1, 301))
+    assert back["file"].to_pylist()[-2:] == ["part0.jsonl", "part1.jsonl"]
+    other = Ledger()
+    other.absorb(ledger.told())
+    assert (other.rows, other.tokens) == (300, 600)
+    assert other.table().to_pylist() == back.to_pylist()
     assert Ledger().table().schema == SCHEMA
     assert totals(Ledger().table()) == Totals(0, 0, 0, 0, 0, 0)
 

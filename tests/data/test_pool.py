@@ -21,8 +21,7 @@ from luthier.data.pool import Pool
 from luthier.data.read import read
 from luthier.data.recognise import recognise
 from luthier.data.render import Renderer
-from luthier.data.select import Selected
-from luthier.data.tokenise import tokenise
+from luthier.data.tokens import TokenTable
 from luthier.models.catalog import BUNDLED
 
 
@@ -92,22 +91,25 @@ def test_a_report_by_two_processes_is_that_of_one(
     } <= alone.counts.keys()
 
 
-@pytest.mark.parametrize("side", ["all", "some"])
-def test_a_table_by_two_processes_is_that_of_one(
-    side: str, shared: Path, renderer: Renderer, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_table_by_two_processes_is_that_of_one(shared: Path, renderer: Renderer, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = shared / "data" / "ft_gsm8k" / "train.jsonl"
-    wanted = None if side == "all" else frozenset(range(3, 2000, 3))
-    rows = Selected.of(path, rows=wanted)
-    asked = {"renderer": renderer, "data": DataSpec(too_long="drop"), "context": 300, "key": "k"}
-    alone = tokenise(rows, cache=tmp_path / "alone", **asked)
+    asked = {"renderer": renderer, "data": DataSpec(too_long="drop"), "context": 300}
+    alone = check(path, cache=tmp_path / "alone", **asked).tokens
     request.getfixturevalue("shared_out")
-    together = tokenise(rows, cache=tmp_path / "together", **asked)
-    assert len(list((tmp_path / "together" / together.fingerprint).glob("tokens-*.arrow"))) > 3
+    together = check(path, cache=tmp_path / "together", **asked).tokens
+    assert together.fingerprint == alone.fingerprint
+    assert len(list((tmp_path / "together" / together.name).glob("tokens-*.arrow"))) > 3
     assert together.ledger.to_pylist() == alone.ledger.to_pylist()
     assert together.totals.dropped > 0
-    assert len(together) == len(alone)
-    for ours, theirs in zip(together, alone, strict=True):
+    _same(together, alone)
+    some = range(3, 2000, 3)
+    assert together.only(some).ledger["row"].to_pylist() == list(some)
+    _same(together.only(some), alone.only(some))
+
+
+def _same(left: TokenTable, right: TokenTable) -> None:
+    assert len(left) == len(right) > 100
+    for ours, theirs in zip(left, right, strict=True):
         assert ours.source == theirs.source
         assert all(
             np.array_equal(a.tokens, b.tokens) and np.array_equal(a.weights, b.weights)
@@ -115,23 +117,37 @@ def test_a_table_by_two_processes_is_that_of_one(
         )
 
 
-def test_refusals_of_all_processes_are_told_at_once(
+def test_what_all_processes_refuse_is_in_one_report(
     shared: Path, renderer: Renderer, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    rows = Selected.of(shared / "data" / "ft_gsm8k" / "train.jsonl")
-    asked = {"renderer": renderer, "data": DataSpec(), "context": 150, "key": "k"}
-    with pytest.raises(DataError) as alone:
-        tokenise(rows, cache=tmp_path, **asked)
+    asked = {"data": DataSpec(), "renderer": renderer, "context": 150, "cache": tmp_path}
+    alone = check(shared / "data" / "ft_gsm8k" / "train.jsonl", **asked)
     request.getfixturevalue("shared_out")
-    with pytest.raises(DataError) as together:
-        tokenise(rows, cache=tmp_path, **asked)
-    assert str(together.value) == str(alone.value)
-    assert together.value.code == alone.value.code == "too_long"
+    together = check(shared / "data" / "ft_gsm8k" / "train.jsonl", **asked)
+    assert together.to_json() == alone.to_json()
+    assert together.counts["too_long"] == together.errors > 100
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_check_that_is_killed_leaves_no_table(processes: int, shared: Path, tmp_path: Path) -> None:
+    """Nor anything but a hidden folder, which the next one to make this table writes over."""
+    program = (
+        "import os, sys; from pathlib import Path; from luthier.core.spec import DataSpec; from luthier.data import blocks, check, pool; "
+        "from luthier.data.render import Renderer; from luthier.models.catalog import BUNDLED; "
+        f"pool.LEAST_BYTES = 1 if {processes} else 1 << 40; blocks.BLOCK_BYTES = 70_000; os.sched_getaffinity = lambda _: {{0, 1}}; "
+        "check.complete = lambda *_: os.kill(os.getpid(), 9); "
+        "check.check(Path(sys.argv[1]), data=DataSpec(), renderer=Renderer.from_folder(BUNDLED / 'luthier-mini'), context=4096, "
+        "cache=Path(sys.argv[2]))"
+    )
+    path, cache = shared / "data" / "ft_gsm8k" / "train.jsonl", tmp_path / "cache"
+    done = subprocess.run([sys.executable, "-c", program, str(path), str(cache)], env=os.environ | {"PYTHONPATH": _root()}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [folder.name[0] for folder in cache.iterdir()] == ["."]
+
+
 def test_a_worker_that_dies_is_an_error_with_a_sentence(file: Path) -> None:
-    with Pool(2, {"work": "check", "file": str(file), "data": {}, "recognition": {}, "parts": None, "near": False}) as pool:
+    with Pool(2, {"file": str(file), "data": {}, "recognition": {}, "press": None, "near": False}) as pool:
         os.kill(pool._members[1].pid, signal.SIGKILL)
         pool._members[1].wait()
         with pytest.raises(DataError, match="ended by signal 9 before it was done") as told:
@@ -142,21 +158,21 @@ def test_a_worker_that_dies_is_an_error_with_a_sentence(file: Path) -> None:
 
 
 def test_a_fault_in_a_worker_comes_with_its_trace(file: Path) -> None:
-    with Pool(1, {"work": "check", "data": {"nonsense": 1}}) as pool, pytest.raises(RuntimeError, match="nonsense"):
+    with Pool(1, {"file": "", "data": {"nonsense": 1}}) as pool, pytest.raises(RuntimeError, match="nonsense"):
         list(pool.answers([{"block": [0, 1, 1]}]))
 
 
 def test_what_a_worker_raises_arrives_as_it_was(tmp_path: Path) -> None:
     gone = tmp_path / "gone.jsonl"
     known = {"format": "openai_chat", "confidence": 1.0, "reason": ""}
-    task = {"work": "check", "file": str(gone), "data": {}, "recognition": known, "parts": None, "near": False}
+    task = {"file": str(gone), "data": {}, "recognition": known, "press": None, "near": False}
     with Pool(1, task) as pool, pytest.raises(LookupError, match="There is no such file"):
-        list(pool.answers([{"block": [0, 1, 1], "near": 0}]))
+        list(pool.answers([{"block": [0, 1, 1], "near": 0, "into": None}]))
 
 
 def test_workers_end_when_their_parent_is_killed() -> None:
     program = (
-        "import sys, time; from luthier.data.pool import Pool; c = Pool(2, {'work': 'check'}); "
+        "import sys, time; from luthier.data.pool import Pool; c = Pool(2, {}); "
         "print(*[w.pid for w in c._members], flush=True); time.sleep(60)"
     )
     with subprocess.Popen(

@@ -15,9 +15,10 @@ from luthier.core.errors import DataError, StorageError
 from luthier.core.example import Example, Message, Source
 from luthier.core.sequence import Row, Sequence
 from luthier.core.spec import DataSpec
+from luthier.data.press import BATCH
 from luthier.data.read import read
 from luthier.data.render import Renderer
-from luthier.data.tokenise import BATCH, KEPT_DAYS, tokenise
+from luthier.data.tokenise import KEPT_DAYS, tokenise
 from luthier.data.tokens import TokenTable
 
 

@@ -1,28 +1,33 @@
-"""Every problem of a file, all at once, before anything is spent.
+"""Every problem of a file, all at once, before anything is spent; and, in the same pass, its tokens.
 
-One pass over the file (a large one is shared out, see `data.pool`). Memory does not grow with it beyond 24 bytes per row (hash and number,
-for duplicates) and 128 bytes for each of the first 200,000 rows (near duplicates); `bench/data.py` measures speed and memory.
+Each row is read once (`data.survey`). Memory does not grow with the file beyond 24 bytes per row (hash and number, for duplicates), 128
+bytes for each of the first 200,000 rows (near duplicates), and some 60 bytes of ledger per row where tokens are made; `bench/data.py`
+measures speed and memory.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+import sys
+from contextlib import suppress
 from pathlib import Path
 
-from luthier.core.errors import LuthierError
+from luthier.core.errors import LuthierError, StorageError
 from luthier.core.example import Example
-from luthier.core.problem import Problem
+from luthier.core.files import fingerprint, sha256, write_json
 from luthier.core.spec import DataSpec
-from luthier.data.blocks import blocks
 from luthier.data.bytes import OnBytes
 from luthier.data.content import content, digest
 from luthier.data.duplicates import NEAR_SHARE, Digests, Signatures
-from luthier.data.fit import Fitting, Renders
-from luthier.data.pool import Pool, workers
-from luthier.data.read import Tally, as_problem, read
+from luthier.data.press import Press
+from luthier.data.read import as_problem, read
 from luthier.data.recognise import recognise
+from luthier.data.render import Renderer
 from luthier.data.report import Report
 from luthier.data.scan import Scan
+from luthier.data.survey import survey
+from luthier.data.tokenise import complete, made, name_of
+from luthier.data.tokens import TokenTable
 
 FEWEST_ROWS = 10
 """Fewer rows cannot be split into something learned and something held out."""
@@ -34,20 +39,24 @@ def check(
     path: Path,
     *,
     data: DataSpec,
-    renderer: Renders | None = None,
+    renderer: Renderer | None = None,
     context: int | None = None,
     valid: Path | None = None,
     near: bool = True,
+    pairs: bool = True,
+    cache: Path | None = None,
     on_progress: OnBytes | None = None,
 ) -> Report:
     """Read every row of `path` and report everything that is wrong with it.
 
     Args:
         data: format, group, what is learned, what happens to long rows.
-        renderer, context: with both, rows longer than `context` tokens, and rows that teach nothing, are found.
+        renderer, context: with both, rows become tokens: those longer than `context`, those that the template does not show, and those
+            that teach nothing, are found.
         valid: file of held-out rows, checked like these, that must share none with this one. By default ``data.valid`` when that names
             a file.
-        near: look for near duplicates.
+        near: look for near duplicates. pairs: pairs become tokens as pairs, else their chosen answer.
+        cache: folder for token tables; with it those of a file without errors are kept, see `Report.tokens`.
         on_progress: hears bytes read and bytes in all.
 
     Raises:
@@ -55,52 +64,74 @@ def check(
         Everything wrong with the content, an unknown format included, is in the report.
     """
     path = Path(path)
+    held_out = valid or (Path(data.valid) if isinstance(data.valid, str) else None)
+    press = Press(renderer, data, context=context, pairs=pairs) if renderer and context else None
+    kept = _Kept(path, held_out, data, press, cache, near) if press and cache else None
+    if kept and (known := kept.report()):
+        return known
     report = Report(str(path))
-    scan = Scan(report, data, Signatures() if near else None, Fitting(renderer, context, data) if renderer and context else None)
+    scan = Scan(report, data, signatures=Signatures() if near else None, press=press)
     try:
-        report.recognition = recognise(path, format=data.format)
-        report.bytes = path.stat().st_size
-        count = workers(path, report.recognition)
-        if count:
-            _shared_out(scan, path, count, renderer, context, on_progress)
-        else:
-            scan.run(path, on_progress)
+        report.tokens = _looked(scan, path, cache, on_progress)
     except LuthierError as error:
         if error.exit_code == 2:
             raise
         report.add(as_problem(str(path), error))
         return report
-    _Whole(scan).conclude(valid or (Path(data.valid) if isinstance(data.valid, str) else None))
+    whole = _Whole(scan)
+    whole.conclude()
+    if held_out is not None:
+        report.held_out = whole.beside(held_out, cache)
     report.sort()
+    if kept and report.ok:
+        kept.keep(report)
     return report
 
 
-def _wanted(signatures: Signatures | None) -> int:
-    return signatures.limit if signatures is not None and len(signatures) < signatures.limit else 0
+class _Kept:
+    """The report of a file without errors, beside its tokens: the same question again is answered without reading a row."""
+
+    def __init__(self, path: Path, held_out: Path | None, data: DataSpec, press: Press, cache: Path, near: bool) -> None:
+        files = [(str(file), sha256(file)) for file in (path, held_out) if file and file.is_file()]
+        asked = [files, data.model_dump(mode="json", exclude={"file", "valid"}), near]
+        self.cache, self.file = cache, cache / "reports" / f"{name_of(press, fingerprint(asked))}.json"
+
+    def report(self) -> Report | None:
+        """The report, where it and all its tables are there."""
+        try:
+            told = json.loads(self.file.read_text(encoding="utf-8"))
+            report = Report.retold(told["report"])
+            report.tokens = TokenTable.open(self.cache / told["tokens"])
+            report.held_out = TokenTable.open(self.cache / told["held_out"]) if told["held_out"] else None
+        except (OSError, ValueError, KeyError, TypeError, StorageError):
+            return None  # not there, or damaged: read the file
+        return report
+
+    def keep(self, report: Report) -> None:
+        """Keep what was found."""
+        tables = {"tokens": report.tokens, "held_out": report.held_out}
+        write_json(self.file, {"report": report.told()} | {role: table and table.name for role, table in tables.items()})
 
 
-def _shared_out(scan: Scan, path: Path, count: int, renderer: Renders | None, context: int | None, on_progress: OnBytes | None) -> None:
-    """The scan of a large file by several processes: the same findings, in the same order."""
-    report, signatures, size = scan.report, scan.signatures, path.stat().st_size
-    task = {
-        "work": "check",
-        "file": str(path),
-        "data": scan.data.model_dump(mode="json"),
-        "recognition": asdict(report.recognition),
-        "parts": renderer.parts.to_json() if renderer and context else None,
-        "context": context,
-        "near": signatures is not None,
-    }
-    parts, tally = list(blocks(path)), Tally()
-    requests = ({"block": list(part), "near": _wanted(signatures)} for part in parts)
-    with Pool(count, task) as pool:
-        for part, (fields, arrays) in zip(parts, pool.answers(requests), strict=True):
-            tally.add(Tally(**fields["tally"]))
-            scan.absorb(fields, arrays)
-            if on_progress:
-                on_progress(part.stop, size)
-    for problem in tally.problems(report.file):
-        report.add(problem)
+class _NotKept(Exception):
+    """The rows have errors: there will be no table of them."""
+
+
+def _looked(scan: Scan, path: Path, cache: Path | None, on_progress: OnBytes | None) -> TokenTable | None:
+    """Read the file; the table of its tokens, where one is kept."""
+    report, press = scan.report, scan.press
+    report.recognition = recognise(path, format=scan.data.format)
+    report.bytes = path.stat().st_size
+    if press is None or cache is None:
+        survey(scan, path, on_progress=on_progress)
+        return None
+    folder = cache / name_of(press, fingerprint([str(path), sha256(path), scan.data.format]))
+    with suppress(_NotKept), made(folder) as part:
+        survey(scan, path, into=part, on_progress=on_progress)
+        if report.errors:
+            raise _NotKept
+        complete(part, press.ledger)
+    return None if report.errors else TokenTable.open(folder)
 
 
 class _Whole:
@@ -109,15 +140,13 @@ class _Whole:
     def __init__(self, scan: Scan) -> None:
         self.scan, self.report, self.data = scan, scan.report, scan.data
 
-    def conclude(self, valid: Path | None) -> None:
-        """Everything, the held-out file included."""
+    def conclude(self) -> None:
+        """Everything that concerns this file alone."""
         copies = self._exact()
         self._near(copies)
         self._few()
         self._ungrouped()
         self._imbalance()
-        if valid is not None:
-            self._held_out(valid)
 
     def _exact(self) -> set[int]:
         copies: set[int] = set()
@@ -162,18 +191,18 @@ class _Whole:
             message = f"{len(rare)} labels are at least {IMBALANCE} times rarer than {common} ({most:,} rows): {told}."
             self.scan.warn(0, "label_imbalance", message, "Add rows of the rare labels; the model may never say them.")
 
-    def _held_out(self, valid: Path) -> None:
-        """Held-out rows must be rows that can be learned from, and none of them may be learned."""
-        held = Digests()
-        for item in read(valid, format=self.data.format, group=self.data.group):
-            if isinstance(item, Problem):
-                self.report.add(item)
-            else:
-                self.scan.learnable(item)
-                held.add(item.source.row, digest(content(item)))
-        for row, other in self.scan.digests.common(held):
+    def beside(self, valid: Path, cache: Path | None) -> TokenTable | None:
+        """Held-out rows must be rows that can be learned from, and none of them may be learned. Returns the table of their tokens."""
+        press = self.scan.press
+        again = Press(press.renderer, self.data, context=press.context, pairs=press.pairs) if press else None
+        held = Scan(Report(str(valid), kept=sys.maxsize), self.data, press=again)
+        table = _looked(held, valid, cache, None)
+        for problem in held.report.problems:
+            self.report.add(problem)
+        for row, other in self.scan.digests.common(held.digests):
             message = f"The row is also held out: {valid} row {other}."
             self.scan.warn(row, "leakage", message, "Delete it from one of the two files; otherwise the result is flattered.", error=True)
+        return table
 
 
 def digests(path: Path, data: DataSpec) -> Digests:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -43,3 +44,14 @@ def words(example: Example) -> str:
         return example.text
     turns = [*example.messages, *example.chosen, *example.rejected]
     return "\n".join(message.content for message in turns if message.role not in ("system", "developer"))
+
+
+def plain_roles(messages: Sequence[Message]) -> tuple[str, ...] | None:
+    """The order of roles, where each message is a role and words that count in full, and nothing more."""
+    for message in messages:
+        content = message.content
+        if message.tool_calls or message.thinking or message.tool_call_id or message.name or message.weight != 1.0:
+            return None
+        if not content or content.isspace():
+            return None
+    return tuple([message.role for message in messages])

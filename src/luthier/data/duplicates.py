@@ -10,7 +10,7 @@ bytes a row; 16 bands of 4 bins find candidates, the share of equal bins (of all
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,10 @@ class Digests:
         """One more row. `digest`: 16 bytes."""
         self._hashes += digest
         self._rows += row.to_bytes(8, "little")
+
+    def extend(self, rows: Sequence[int], digests: Sequence[bytes]) -> None:
+        """More rows."""
+        self.absorb(np.array(rows, np.int64).tobytes(), b"".join(digests))
 
     def absorb(self, rows: bytes, hashes: bytes) -> None:
         """The rows of a later part of the file: 8 bytes of number and 16 of hash each."""
@@ -112,6 +116,11 @@ class Signatures:
         if self._waiting_bytes >= _BATCH_BYTES:
             self._flush()
 
+    def extend(self, rows: Sequence[int], words: Sequence[str]) -> None:
+        """More rows."""
+        for row, said in zip(rows, words, strict=True):
+            self.add(row, said)
+
     def _flush(self) -> None:
         if self._waiting:
             self._parts.append(signatures(self._waiting))
@@ -142,15 +151,15 @@ class Signatures:
     def pairs(self) -> Iterator[tuple[int, int, float]]:
         """Each row with the earliest row it is nearly alike to, and the estimated share of common shingles."""
         table = self.table()
-        best: dict[int, tuple[int, float]] = {}
+        best, shares = np.arange(len(table)), np.zeros(len(table))
         for earlier, later in _candidates(table):
-            share = (table[earlier] == table[later]).mean(axis=1)
-            for a, b, s in zip(earlier[share >= NEAR_SHARE], later[share >= NEAR_SHARE], share[share >= NEAR_SHARE], strict=True):
-                if int(b) not in best or a < best[int(b)][0]:
-                    best[int(b)] = (int(a), float(s))
-        for later_row in sorted(best):
-            earlier_row, estimate = best[later_row]
-            yield self._rows[later_row], self._rows[earlier_row], estimate
+            better = np.flatnonzero(earlier < best[later])  # of a row's candidates few are earlier than what it has: the rest costs nothing
+            early, late = earlier[better], later[better]
+            share = (table[early] == table[late]).mean(axis=1)
+            near = share >= NEAR_SHARE
+            best[late[near]], shares[late[near]] = early[near], share[near]
+        for late_row in np.flatnonzero(shares).tolist():
+            yield self._rows[late_row], self._rows[best[late_row]], float(shares[late_row])
 
 
 def signatures(texts: list[bytes]) -> NDArray[np.uint16]:

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from luthier.core.errors import StorageError
 from luthier.core.example import Source
 from luthier.core.files import storing, write_bytes
-from luthier.core.sequence import Sequence
 
 SCHEMA = pa.schema(
     [
@@ -30,31 +30,37 @@ SCHEMA = pa.schema(
 ``cut`` what ``data.too_long`` took away; ``reason`` says why, and is empty for a row that is taken as it is."""
 
 
-CHUNK = 4096
-"""Lines held as Python objects before they become columns: a ledger of a million rows then costs some 60 MB."""
-
-
 @dataclass(slots=True)
 class Ledger:
     """A ledger that is being written."""
 
-    lines: list[tuple[str, int, int, int, int, int, str]] = field(default_factory=list)
     chunks: list[pa.Table] = field(default_factory=list)
     rows: int = 0
     tokens: int = 0
 
-    def add(self, source: Source, sequences: list[Sequence], *, cut: int = 0, reason: str = "") -> int:
-        """Enter a row; returns how many of its tokens are learned."""
-        total = learned = 0
-        for sequence in sequences:
-            total += len(sequence.tokens)
-            learned += int(np.count_nonzero(sequence.weights))
-        self.lines.append((source.file, source.row, total, learned, total - learned, cut, reason))
-        self.rows += 1
-        self.tokens += total
-        if len(self.lines) == CHUNK:
-            self._close_chunk()
-        return learned
+    def enter(
+        self,
+        sources: list[Source],
+        total: NDArray[np.int64],
+        learned: NDArray[np.int64],
+        *,
+        cut: NDArray[np.int64] | None = None,
+        reasons: list[str] | None = None,
+    ) -> None:
+        """Enter rows: tokens of each, and what was cut and why, where anything was."""
+        none = np.zeros(len(sources), np.int64)
+        columns = [
+            pa.array([source.file for source in sources], pa.string()).dictionary_encode(),
+            [source.row for source in sources],
+            total,
+            learned,
+            total - learned,
+            none if cut is None else cut,
+            reasons or [""] * len(sources),
+        ]
+        self.chunks.append(pa.table([pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))
+        self.rows += len(sources)
+        self.tokens += int(total.sum())
 
     def told(self) -> bytes:
         """All lines, for another process."""
@@ -65,20 +71,13 @@ class Ledger:
 
     def absorb(self, told: bytes) -> None:
         """The lines of a later part of the data."""
-        self._close_chunk()
         self.chunks.append(pa.ipc.open_stream(told).read_all())
         self.rows += self.chunks[-1].num_rows
+        self.tokens += int(pc.sum(self.chunks[-1]["total"]).as_py() or 0)
 
     def table(self) -> pa.Table:
         """The ledger as columns."""
-        self._close_chunk()
-        return pa.concat_tables(self.chunks).unify_dictionaries()
-
-    def _close_chunk(self) -> None:
-        columns = list(zip(*self.lines, strict=True)) or [() for _ in SCHEMA]
-        arrays = [pa.array(column, type=kind.type) for column, kind in zip(columns, SCHEMA, strict=True)]
-        self.chunks.append(pa.table(arrays, schema=SCHEMA))
-        self.lines.clear()
+        return pa.concat_tables([SCHEMA.empty_table(), *self.chunks]).unify_dictionaries()
 
 
 @dataclass(slots=True, frozen=True)

@@ -22,6 +22,7 @@ import jinja2.runtime
 
 from luthier.core.errors import DataError
 from luthier.core.example import Message
+from luthier.data.content import plain_roles
 from luthier.data.shape import Shape
 from luthier.data.template import Environment, Namespace, Template, prepared
 
@@ -46,15 +47,15 @@ class Unknown(str):
 
     __slots__ = ("asked", "place")
     place: int | None
-    asked: list[tuple[int, str, str]]
+    asked: list[Asked]
 
     @classmethod
-    def of(cls, place: int, asked: list[tuple[int, str, str]]) -> Unknown:
+    def of(cls, place: int, asked: list[Asked]) -> Unknown:
         """A hole."""
-        return cls._made(f"{_OPEN}{place}{_CLOSE}", place, asked)
+        return cls._made(hole(place), place, asked)
 
     @classmethod
-    def _made(cls, text: str, place: int | None, asked: list[tuple[int, str, str]]) -> Unknown:
+    def _made(cls, text: str, place: int | None, asked: list[Asked]) -> Unknown:
         made = cls(text)
         made.place, made.asked = place, asked
         return made
@@ -83,10 +84,24 @@ class Unknown(str):
         return self._ask("ends", words, *at)
 
     def strip(self, letters: str | None = None) -> str:
-        """The trimmed content."""
-        if self.place is None or letters is not None:
+        """The trimmed content, or the content itself, assumed to have none of these letters at its ends."""
+        if letters is not None:
+            return self.lstrip(letters).rstrip(letters)
+        if self.place is None:
             raise _Touched
         return self if self.place < 0 else self.of(~self.place, self.asked)
+
+    def lstrip(self, letters: str | None = None) -> str:
+        """Assumed not to begin with any of these letters."""
+        for letter in letters or _refuse(self):
+            self._ask("starts", letter)
+        return self
+
+    def rstrip(self, letters: str | None = None) -> str:
+        """Assumed not to end with any of these letters."""
+        for letter in letters or _refuse(self):
+            self._ask("ends", letter)
+        return self
 
     def _ask(self, question: str, words: object, *at: Any) -> bool:
         if self.place is None or type(words) is not str or at:
@@ -137,7 +152,7 @@ class _Outlining(Environment):
     def call(self, context: jinja2.runtime.Context, called: Any, *values: Any, **named: Any) -> Any:
         """Functions and methods get no unknown text; macros and namespaces do."""
         if called is not Namespace and not isinstance(called, jinja2.runtime.Macro):
-            _known(*values, *named.values())
+            _known(*values, *(value for name, value in named.items() if name not in ("_loop_vars", "_block_vars")))  # jinja2's own
         return super().call(context, called, *values, **named)
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
@@ -173,19 +188,41 @@ def _compiled(source: str) -> jinja2.Template:
     return environment.from_string(source)
 
 
-@dataclass(slots=True, frozen=True)
-class _Outline:
-    """Words of the template and, as numbers, holes; and what is assumed of the contents."""
+Asked = tuple[int, str, str]
+"""What is assumed of a content: its place (of the trimmed content: ``~place``), a question, and the words that must not answer it."""
 
+
+def meets(contents: Sequence[str], asked: Iterable[Asked]) -> bool:
+    """Whether the contents are as was assumed."""
+    for place, question, words in asked:
+        content = contents[place] if place >= 0 else contents[~place].strip()
+        if words in content and (question == "in" or (content.startswith(words) if question == "starts" else content.endswith(words))):
+            return False
+    return True
+
+
+def hole(place: int) -> str:
+    """The mark of a hole."""
+    return f"{_OPEN}{place}{_CLOSE}"
+
+
+def holes(text: str) -> tuple[str | int, ...]:
+    """The words of the template in an outline and, as numbers, its holes."""
+    return tuple(int(part) if number % 2 else part for number, part in enumerate(_HOLE.split(text)))
+
+
+@dataclass(slots=True, frozen=True)
+class Outline:
+    """What a template writes around contents that meet what is `asked` of them. `text` has a mark for each hole, `parts` are its parts."""
+
+    text: str
     parts: tuple[str | int, ...]
-    asked: tuple[tuple[int, str, str], ...]
+    asked: tuple[Asked, ...]
 
     def filled(self, contents: list[str]) -> str | None:
         """The text, or None where a content does not meet the assumptions."""
-        for place, question, words in self.asked:
-            content = contents[place] if place >= 0 else contents[~place].strip()
-            if words in content and (question == "in" or (content.startswith(words) if question == "starts" else content.endswith(words))):
-                return None
+        if not meets(contents, self.asked):
+            return None
         return "".join(
             [part if type(part) is str else contents[part] if part >= 0 else contents[~part].strip() for part in self.parts]  # type: ignore[index, operator]
         )
@@ -200,7 +237,7 @@ class Outlines:
 
     def __init__(self, template: Template, shape: Shape) -> None:
         self._template, self._shape = template, shape
-        self._known: dict[tuple[object, ...], _Outline | None] = {}
+        self._known: dict[tuple[bool, tuple[str, ...]], Outline | None] = {}
 
     def __len__(self) -> int:
         """Outlines kept."""
@@ -208,42 +245,36 @@ class Outlines:
 
     def text(self, messages: Sequence[Message], *, generate: bool) -> str | None:
         """What the template writes, or None where only Jinja can tell."""
-        key: list[object] = [generate]
-        contents = []
-        for message in messages:
-            if (
-                message.tool_calls
-                or message.thinking
-                or message.tool_call_id
-                or message.name
-                or message.content.isspace()
-                or not message.content
-            ):
-                return None
-            key.append(message.role)
-            contents.append(message.content)
-        name = tuple(key)
+        roles = plain_roles(messages)
+        if roles is None:
+            return None
+        contents = [message.content for message in messages]
+        name = generate, roles
         if name not in self._known:
             if len(self._known) >= KEPT:
                 self._known.clear()
-            self._known[name] = self._outline(messages, contents, generate)
-        outline = self._known[name]
-        return outline.filled(contents) if outline is not None else None
+            outline = self.drawn(roles, generate=generate)
+            self._known[name] = outline if outline and self._holds(outline, messages, contents, generate) else None
+        known = self._known[name]
+        return known.filled(contents) if known is not None else None
 
-    def _outline(self, messages: Sequence[Message], contents: list[str], generate: bool) -> _Outline | None:
-        asked: list[tuple[int, str, str]] = []
-        if _OPEN in self._template.source or not messages:
+    def drawn(self, roles: Sequence[str], *, generate: bool) -> Outline | None:
+        """A new outline. Whether it is what Jinja writes is for its first row to show."""
+        asked: list[Asked] = []
+        if _OPEN in self._template.source or not roles:
             return None
-        turns = self._shape.messages([Message(message.role, "x") for message in messages])
+        turns = self._shape.messages([Message(role, "x") for role in roles])
         for place, turn in enumerate(turns):
             turn["content"] = Unknown.of(place, asked)
         try:
             text = str.__str__(self._template.render(turns, generate=generate, by=_compiled(self._template.source)))
-            outline = _Outline(
-                tuple(int(part) if number % 2 else part for number, part in enumerate(_HOLE.split(text))), tuple(dict.fromkeys(asked))
-            )
-            filled = outline.filled(contents)
-            same = filled is None or filled == self._template.render(self._shape.messages(messages), generate=generate)
         except (_Touched, DataError):
             return None
-        return outline if same else None
+        return Outline(text, holes(text), tuple(dict.fromkeys(asked)))
+
+    def _holds(self, outline: Outline, messages: Sequence[Message], contents: list[str], generate: bool) -> bool:
+        filled = outline.filled(contents)
+        try:
+            return filled is None or filled == self._template.render(self._shape.messages(messages), generate=generate)
+        except DataError:
+            return False

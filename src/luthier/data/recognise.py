@@ -117,12 +117,13 @@ def _reader(path: Path, rows: list[dict[str, Any]]) -> tuple[str, float, str]:
         raise DataError(
             "No row at the beginning of the file can be read.", where=str(path), remedy="Look at its first lines.", code="unknown_format"
         )
-    scores = {name: sum(READERS.load(name).fits(row) for row in rows) / len(rows) for name in READERS.names()}
+    readers = {name: READERS.load(name) for name in READERS.names()}
+    scores = {name: sum(reader.fits(row) for row in rows) / len(rows) for name, reader in readers.items()}
     best = max(scores, key=lambda name: scores[name])
     if scores[best] < 0.3:
         raise _nothing_fits(path, rows)
-    fitting = sum(READERS.load(best).fits(row) > 0 for row in rows)
-    return best, scores[best], f"{fitting} of the first {len(rows)} rows have {READERS.load(best).SHAPE}: {best}."
+    fitting = sum(readers[best].fits(row) > 0 for row in rows)
+    return best, scores[best], f"{fitting} of the first {len(rows)} rows have {readers[best].SHAPE}: {best}."
 
 
 def _nothing_fits(path: Path, rows: list[dict[str, Any]]) -> DataError:

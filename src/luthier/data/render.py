@@ -31,7 +31,7 @@ class Renderer:
         end_tokens: ids that end an answer, from the model's files and from its template.
         end_token: the one a learned answer ends with. vocab_size: one more than the largest id.
         has_template: the model came with a chat template of its own; else a built-in one is used, and `notes` says so.
-        notes: what a user should read once about this model's rendering.
+        notes: what a user should read once about this model's rendering. script: the template of conversations without tools.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -46,7 +46,8 @@ class Renderer:
             approve(source, variables=parts.variables, where=parts.where)
         self.sources = sources
         self._scripts = {name: self._script(source) for name, source in sources.items()}
-        self.end_token = self._scripts["default"].ending.token
+        self.script = self._scripts["default"]
+        self.end_token = self.script.ending.token
         self.end_tokens = frozenset(parts.ends | {script.ending.token for script in self._scripts.values()})
         self.fingerprint = fingerprint(
             [
@@ -94,7 +95,7 @@ class Renderer:
         """What precedes the last answer of a row (for a pair: its two answers): evaluation generates from here."""
         if example.form == "text":
             return list(self.parts.prefix)
-        if self._joined(example):
+        if self.joins(example):
             return self.parts.prefix + self.tokenizer.encode(example.messages[0].content)
         if example.form == "preference":
             return self.prompt(example.messages, tools=example.tools)
@@ -156,7 +157,7 @@ class Renderer:
         everything = learn == "everything"
         if example.form == "text":
             return [Strand([Turn("", example.text, 1.0, 0)], prefix=self.parts.prefix)]
-        if self._joined(example):
+        if self.joins(example):
             prompt, answer = example.messages
             return [Strand([Turn(prompt.content, answer.content, answer.weight, 1)], prefix=self.parts.prefix, everything=everything)]
         if example.form == "preference":
@@ -175,7 +176,7 @@ class Renderer:
             tail = self._for(example.tools).text(messages, tools=example.tools, generate=False)
         return Strand(turns, part=part, tail=tail, everything=learn == "everything")
 
-    def _joined(self, example: Example) -> bool:
+    def joins(self, example: Example) -> bool:
         """Whether prompt and answer are simply joined: a plain pair for a model without a chat template of its own."""
         return example.form == "completion" and not self.has_template and len(example.messages) == 2
 
@@ -185,7 +186,7 @@ class Renderer:
         return broken[len(line) :] if broken[: len(line)] == line else self.tokenizer.encode(answer)
 
     def _for(self, tools: Several[object]) -> Script:
-        return self._scripts.get("tool_use", self._scripts["default"]) if tools else self._scripts["default"]
+        return self._scripts.get("tool_use", self.script) if tools else self.script
 
     def _built_in(self) -> str:
         if {"<|im_start|>", "<|im_end|>"} <= self.tokenizer.added.keys():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from luthier.core.problem import Problem
 from luthier.data.recognise import Recognition
+from luthier.data.tokens import TokenTable
 
 UNKNOWN = Recognition("unknown", 0.0, "No format fits.")
 
@@ -24,6 +25,7 @@ class Report:
         problems: at most `KEPT` per code. counts: exact number per code. severities: ``error`` or ``warning`` per code (the worse).
         notes: what was not looked at, and why. labels: rows per label, most frequent first.
         kept: problems kept per code; 0: `KEPT`.
+        tokens, held_out: tokens of the file and of the held-out one, where they were asked for and nothing is wrong with the rows.
     """
 
     file: str
@@ -39,6 +41,8 @@ class Report:
     errors: int = 0
     warnings: int = 0
     kept: int = 0
+    tokens: TokenTable | None = None
+    held_out: TokenTable | None = None
 
     def add(self, problem: Problem) -> None:
         """Count a problem, and keep it while its code has room."""
@@ -60,9 +64,23 @@ class Report:
         """Nothing stops a run."""
         return self.errors == 0
 
+    def told(self) -> dict[str, Any]:
+        """Everything but the tables, as plain fields that `retold` reads."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("tokens", "held_out")} | {
+            "recognition": asdict(self.recognition),
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+    @classmethod
+    def retold(cls, told: dict[str, Any]) -> Report:
+        """What `told` said."""
+        problems = [Problem(**problem) for problem in told["problems"]]
+        more = {"recognition": Recognition(**told["recognition"]), "problems": problems, "counts": Counter(told["counts"])}
+        return cls(**{**told, **more})
+
     def sort(self) -> None:
-        """Errors first, then by row."""
-        self.problems.sort(key=lambda problem: (problem.severity, problem.row))
+        """Errors first, then by row; the order does not show how the rows were shared out."""
+        self.problems.sort(key=lambda problem: (problem.severity, problem.row, problem.code, problem.field))
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain fields."""

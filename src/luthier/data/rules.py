@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
-from luthier.core.example import Example, Message
+from luthier.core.example import Example, Message, Source
 from luthier.core.problem import Problem
+from luthier.data.content import plain_roles
 from luthier.data.json_rows import loads
 
 Severity = Literal["error", "warning"]
@@ -19,6 +21,8 @@ def broken(example: Example, *, learn: str = "answers") -> list[Problem]:
     Args:
         learn: ``DataSpec.learn``: when everything is learned, a row needs no answer.
     """
+    if example.form == "chat" and not example.tools and (roles := plain_roles(example.messages)) and _orderly(roles, learn):
+        return []
     return [
         Problem(example.source.file, example.source.row, field, code, message, remedy, severity)
         for field, code, message, remedy, severity in _BY_FORM[example.form](example, learn)
@@ -67,6 +71,12 @@ def _preference(example: Example, learn: str) -> Iterator[Finding]:
     turns = [*example.messages, *example.chosen]
     if example.tools or any(message.tool_calls for message in turns):
         yield from _tools(turns, example.tools, "prompt")
+
+
+@lru_cache(maxsize=4096)
+def _orderly(roles: tuple[str, ...], learn: str) -> bool:
+    """Whether plain messages in this order break no rule: whatever they say, for none of them is empty."""
+    return not any(_chat(Example(Source("", 0), messages=[Message(role, "words") for role in roles]), learn))
 
 
 _BY_FORM: dict[str, Any] = {"text": _text, "completion": _completion, "chat": _chat, "preference": _preference}

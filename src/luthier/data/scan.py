@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
@@ -17,67 +17,89 @@ from luthier.data.blocks import Block
 from luthier.data.bytes import OnBytes
 from luthier.data.content import content, digest, words
 from luthier.data.duplicates import BINS, Digests, Signatures
-from luthier.data.fit import Fitting
+from luthier.data.press import BATCH, Press
 from luthier.data.read import Tally, read
 from luthier.data.report import Report
 from luthier.data.rules import broken
+from luthier.data.too_long import Fitted
 from luthier.security import pii
 
 _MOST_LABELS = 10_000
+_FIELDS = [field.name for field in fields_of(Problem)]
 
 
 class Scan:
     """The pass over the rows of a file, or of a part of it.
 
     Args:
-        report: gets what is found. signatures: for near duplicates, unless they are not looked for. fitting: looks at lengths.
+        report: gets what is found. signatures: for near duplicates, unless they are not looked for.
+        press: makes tokens of the rows; what cannot be made is a problem, too.
     """
 
-    def __init__(self, report: Report, data: DataSpec, signatures: Signatures | None, fitting: Fitting | None) -> None:
-        self.report, self.data, self.fitting = report, data, fitting
+    def __init__(self, report: Report, data: DataSpec, *, signatures: Signatures | None = None, press: Press | None = None) -> None:
+        self.report, self.data, self.press = report, data, press
         self.digests, self.signatures = Digests(), signatures
         self.labels: Counter[str] = Counter()
         self.grouped = False
 
     def run(self, path: Path, on_progress: OnBytes | None = None, *, block: Block | None = None, tally: Tally | None = None) -> None:
         """Read the file, or one block of it; then what is told once per file goes to `tally`."""
-        last, known = 0, self.report.recognition
-        for item in read(path, group=self.data.group, recognition=known, on_bytes=on_progress, block=block, tally=tally):
+        last, rows = 0, list[Example]()
+        for item in read(path, group=self.data.group, recognition=self.report.recognition, on_bytes=on_progress, block=block, tally=tally):
             if isinstance(item, Problem):
                 self.report.add(item)
                 if item.severity == "error" and item.row > last:
                     last, self.report.rows = item.row, self.report.rows + 1
-            else:
-                last, self.report.rows = item.source.row, self.report.rows + 1
-                self.row(item)
+                continue
+            last, self.report.rows = item.source.row, self.report.rows + 1
+            rows.append(item)
+            if len(rows) == BATCH:
+                self.rows(rows)
+                rows = []
+        self.rows(rows)
 
-    def row(self, example: Example) -> None:
-        """Everything that is looked at in one row."""
-        report, row = self.report, example.source.row
-        report.good += self.learnable(example)
-        self.grouped = self.grouped or bool(example.group)
-        said = words(example)
-        self._personal(example, said)
-        self.digests.add(row, digest(content(example)))
+    def rows(self, rows: list[Example]) -> None:
+        """Everything that is looked at in some rows."""
+        lawful = [row for row in rows if self._lawful(row)]
+        self.report.good += len(lawful) - (self._pressed(lawful) if self.press else 0)
+        said = [words(row) for row in rows]
+        for place in pii.suspects(said):
+            self._personal(rows[place], said[place])
+        numbers = [row.source.row for row in rows]
+        self.digests.extend(numbers, [digest(content(row)) for row in rows])
         if self.signatures is not None:
-            self.signatures.add(row, said)
-        if example.label:
-            self._label(example.label, 1)
+            self.signatures.extend(numbers, said)
+        self.grouped = self.grouped or any(row.group for row in rows)
+        for row in rows:
+            if row.label:
+                self._label(row.label, 1)
 
-    def learnable(self, example: Example) -> bool:
-        """Whether the row has no error of its own; whatever is wrong with it is reported."""
-        problems = broken(example, learn=self.data.learn)
+    def _lawful(self, row: Example) -> bool:
+        """Whether a row keeps all rules; whatever is wrong with it is reported."""
+        problems = broken(row, learn=self.data.learn)
         self._add_all(problems)
-        good = all(problem.severity == "warning" for problem in problems)
-        if good and self.fitting:
-            self._add_all(self.fitting.look(example))
-        return good
+        return all(problem.severity == "warning" for problem in problems)
+
+    def _pressed(self, rows: list[Example]) -> int:
+        """Tell which rows cannot be learned as they are; returns how many cannot be learned at all."""
+        assert self.press is not None
+        refused = 0
+        for row, found in self.press.rows(rows):
+            if isinstance(found, Fitted):
+                remedy = f"data.too_long is {self.data.too_long}: so it will be done, and the ledger says where."
+                self.warn(
+                    row.source.row, "too_long", f"Longer than the {self.press.context:,} tokens the model reads; {found.reason}.", remedy
+                )
+            else:
+                refused += 1
+                self.warn(row.source.row, found.code if found.code != "data" else "not_rendered", found.what, found.remedy, error=True)
+        return refused
 
     def told(self) -> tuple[dict[str, Any], list[bytes]]:
         """Everything found, as plain fields and as bytes."""
         report, signatures = self.report, self.signatures
-        fields = {
-            "problems": [asdict(problem) for problem in report.problems],
+        told = {
+            "problems": [[getattr(problem, name) for name in _FIELDS] for problem in report.problems],
             "rows": report.rows,
             "good": report.good,
             "labels": self.labels,
@@ -85,20 +107,23 @@ class Scan:
             "passed_over": signatures.passed_over if signatures is not None else 0,
         }
         near = [signatures.rows.tobytes(), signatures.table().tobytes()] if signatures is not None else [b"", b""]
-        return fields, [self.digests.rows.tobytes(), bytes(self.digests.packed), *near]
+        ledger = self.press.ledger.told() if self.press else b""
+        return told, [self.digests.rows.tobytes(), bytes(self.digests.packed), *near, ledger]
 
     def absorb(self, fields: dict[str, Any], arrays: list[bytes]) -> None:
         """Join what was `told` of a later part of the file."""
-        self._add_all(Problem(**problem) for problem in fields["problems"])
+        self._add_all(Problem(*problem) for problem in fields["problems"])
         self.report.rows += fields["rows"]
         self.report.good += fields["good"]
         self.grouped = self.grouped or fields["grouped"]
         for label, count in fields["labels"].items():
             self._label(label, count)
-        rows, hashes, near, table = arrays
+        rows, hashes, near, table, ledger = arrays
         self.digests.absorb(rows, hashes)
         if self.signatures is not None:
             self.signatures.absorb(np.frombuffer(near, np.int64), np.frombuffer(table, np.uint16).reshape(-1, BINS), fields["passed_over"])
+        if self.press is not None:
+            self.press.ledger.absorb(ledger)
 
     def warn(self, row: int, code: str, message: str, remedy: str, *, field: str = "", error: bool = False) -> None:
         """Report a finding about a row."""

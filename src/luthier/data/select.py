@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import DataError
 from luthier.core.example import Example
-from luthier.data.blocks import Block
 from luthier.data.pairs import chosen_only
 from luthier.data.read import Tally, read
 from luthier.data.recognise import Recognition, recognise
@@ -22,7 +21,6 @@ class Selected:
     Attributes:
         path, group: the file, and the field that goes into `Example.group`. recognition: what the file is.
         rows: numbers of the wanted rows, or None for all. pairs: pairs stay pairs; else their chosen answer is read, as `learn` says.
-        block: only rows of this part of the file.
     """
 
     path: Path
@@ -31,7 +29,6 @@ class Selected:
     rows: frozenset[int] | None = None
     pairs: bool = True
     learn: str = "answers"
-    block: Block | None = None
 
     @classmethod
     def of(cls, path: Path, *, format: str = "auto", **said: Any) -> Selected:
@@ -45,18 +42,9 @@ class Selected:
             DataError: a row is wrong. The file was checked, so it changed since. (Warnings were told by the check.)
         """
         tally = Tally()  # warnings of the file as a whole were told as well
-        for found in read(self.path, group=self.group, recognition=self.recognition, block=self.block, tally=tally):
+        for found in read(self.path, group=self.group, recognition=self.recognition, tally=tally):
             if not isinstance(found, Example):
                 if found.severity == "error":
                     raise DataError(found.message, where=f"{found.file} row {found.row}", remedy=found.remedy, code=found.code)
             elif self.rows is None or found.source.row in self.rows:
                 yield found if self.pairs else chosen_only(found, learn=self.learn)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain fields, for another process; without the numbers of rows, which are handed out block by block."""
-        return {**asdict(self), "path": str(self.path), "rows": None}
-
-    @classmethod
-    def from_json(cls, told: dict[str, Any]) -> Selected:
-        """What `to_json` told."""
-        return cls(**{**told, "path": Path(told["path"]), "recognition": Recognition(**told["recognition"])})

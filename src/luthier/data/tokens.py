@@ -12,46 +12,53 @@ import json
 import os
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from luthier.core.errors import StorageError
 from luthier.core.example import Source
 from luthier.core.sequence import Row, Sequence
 from luthier.data import ledger as ledgers
+from luthier.data.columns import Columns, Records
 from luthier.data.ledger import Ledger, Totals
 from luthier.data.refusals import teaches_nothing
 
-SCHEMA = pa.schema(
-    [
-        ("index", pa.int64()),
-        ("file", pa.dictionary(pa.int32(), pa.string())),
-        ("row", pa.int64()),
-        ("part", pa.dictionary(pa.int8(), pa.string())),
-        ("tokens", pa.list_(pa.int32())),
-        ("weights", pa.list_(pa.float32())),
-    ]
-)
-
 
 class TokenTable:
-    """Rows of token paths (implements `core.sequence.Rows`): arrays are views into the mapped file, not copies.
+    """Rows of token paths (implements `core.sequence.Rows`): tokens are views into the mapped file, not copies.
 
     Attributes:
         ledger: what each row teaches, dropped rows included. totals: its sums.
-        fingerprint: hash of everything that decided the content.
+        name: hash of everything that decided the content, and the folder in the cache. chosen: numbers of the chosen rows, or None.
     """
 
-    def __init__(self, parts: list[pa.Table], ledger: pa.Table, *, fingerprint: str) -> None:
-        self.table, self.ledger, self.fingerprint = pa.concat_tables(parts), ledger, fingerprint
+    def __init__(self, parts: list[pa.Table], ledger: pa.Table, *, name: str, chosen: NDArray[np.int64] | None = None) -> None:
+        self.name, self.chosen, self._parts, self._ledger = name, chosen, parts, ledger
+        self.table = pa.concat_tables(parts)
+        self.ledger = ledger if chosen is None else ledger.filter(pc.is_in(ledger["row"], pa.array(chosen)))
         self._batches = [_Batch(batch) for batch in self.table.to_batches()]
         self._ends = np.cumsum([len(batch.rows) for batch in self._batches]).tolist()
         index = _rows_of(parts)
-        self._first = np.append(np.flatnonzero(np.diff(index, prepend=-1)), len(index))  # [rows + 1], place of each row's first path
+        first = np.flatnonzero(np.diff(index, prepend=-1))  # place of each row's first path
+        stop = np.append(first, len(index))[1:]
+        if chosen is not None:
+            kept = np.isin(self.table["row"].to_numpy()[first], chosen)
+            first, stop = first[kept], stop[kept]
+        self._first, self._stop = first, stop
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decided the content, the choice of rows included."""
+        return self.name if self.chosen is None else hashlib.sha256(self.name.encode() + self.chosen.tobytes()).hexdigest()[:32]
+
+    def only(self, rows: Collection[int]) -> TokenTable:
+        """The rows of these numbers, of a table that was made of one file."""
+        return TokenTable(self._parts, self._ledger, name=self.name, chosen=np.array(sorted(rows), np.int64))
 
     @property
     def totals(self) -> Totals:
@@ -59,13 +66,13 @@ class TokenTable:
         return ledgers.totals(self.ledger)
 
     def __len__(self) -> int:
-        return len(self._first) - 1
+        return len(self._first)
 
     def __getitem__(self, index: int, /) -> Row:
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         index %= len(self)
-        places = range(int(self._first[index]), int(self._first[index + 1]))
+        places = range(int(self._first[index]), int(self._stop[index]))
         batch, place = self._find(places[0])
         return Row(Source(batch.files[place], int(batch.rows[place])), [self._sequence(path) for path in places])
 
@@ -92,14 +99,16 @@ class TokenTable:
         Raises:
             DataError: a row teaches nothing.
         """
-        ledger, records, digest = Ledger(), Records(), hashlib.sha256()
-        for row in rows:
-            if not ledger.add(row.source, row.sequences):
-                raise teaches_nothing(row.source)
-            records.add(row.source, row.sequences)
+        ledger, digest, given = Ledger(), hashlib.sha256(), list(rows)
+        columns = Columns.of([(owner, sequence) for owner, row in enumerate(given) for sequence in row.sequences])
+        sources, (total, learned) = [row.source for row in given], columns.sums(len(given))
+        for place in np.flatnonzero(learned == 0).tolist():
+            raise teaches_nothing(sources[place])
+        ledger.enter(sources, total, learned)
+        for row in given:
             for sequence in row.sequences:
                 digest.update(sequence.tokens.tobytes() + sequence.weights.tobytes() + sequence.part.encode())
-        return cls([pa.Table.from_batches(records.batch())], ledger.table(), fingerprint=digest.hexdigest())
+        return cls([pa.Table.from_batches([Records().batch(sources, columns)])], ledger.table(), name=digest.hexdigest()[:32])
 
     @classmethod
     def open(cls, folder: Path) -> TokenTable:
@@ -116,7 +125,7 @@ class TokenTable:
             with contextlib.suppress(OSError):  # a cache that may only be read
                 os.utime(folder / "meta.json")  # in use: see `tokenise.KEPT_DAYS`
             parts = [_mapped(folder / name) for name in sorted(meta["checksums"]) if name.endswith(".arrow")]
-            return cls(parts, ledgers.read(folder / "ledger.parquet"), fingerprint=folder.name)
+            return cls(parts, ledgers.read(folder / "ledger.parquet"), name=folder.name)
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise StorageError(
                 f"The token table cannot be used: {error}.", where=str(folder), remedy="It is made again from the data."
@@ -129,7 +138,8 @@ class TokenTable:
     def _sequence(self, path: int) -> Sequence:
         batch, place = self._find(path)
         start, stop = batch.offsets[place], batch.offsets[place + 1]
-        return Sequence(batch.tokens[start:stop], batch.weights[start:stop], batch.parts[place])
+        runs = slice(batch.runs[place], batch.runs[place + 1])
+        return Sequence(batch.tokens[start:stop], np.repeat(batch.weights[runs], batch.lengths[runs]), batch.parts[place])
 
 
 class _Batch:
@@ -137,8 +147,9 @@ class _Batch:
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         tokens, weights = batch.column("tokens"), batch.column("weights")
-        self.offsets = tokens.offsets.to_numpy()
+        self.offsets, self.runs = tokens.offsets.to_numpy(), weights.offsets.to_numpy()
         self.tokens, self.weights = tokens.values.to_numpy(), weights.values.to_numpy()
+        self.lengths = batch.column("runs").values.to_numpy()
         self.rows = batch.column("row").to_numpy()
         self.parts, self.files = _Words(batch.column("part")), _Words(batch.column("file"))
 
@@ -151,44 +162,6 @@ class _Words:
 
     def __getitem__(self, place: int) -> str:
         return str(self.words[self.places[place]])
-
-
-class Records:
-    """Paths on their way into record batches. Dictionaries only grow: an Arrow file takes additions to them, never replacements."""
-
-    def __init__(self) -> None:
-        self.index = -1
-        self.columns: list[list[object]] = [[] for _ in SCHEMA]
-        self.words: dict[str, dict[str, int]] = {"file": {}, "part": {}}
-
-    def add(self, source: Source, sequences: list[Sequence]) -> None:
-        self.index += 1
-        file = self._place("file", source.file)
-        for sequence in sequences:
-            values = (self.index, file, source.row, self._place("part", sequence.part), sequence.tokens, sequence.weights)
-            for column, value in zip(self.columns, values, strict=True):
-                column.append(value)
-
-    def batch(self) -> list[pa.RecordBatch]:
-        """Everything added since the last call."""
-        arrays = [self._array(kind, column) for column, kind in zip(self.columns, SCHEMA, strict=True)]
-        self.columns = [[] for _ in SCHEMA]
-        return [pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)]
-
-    def _place(self, column: str, word: str) -> int:
-        words = self.words[column]
-        return words.setdefault(word, len(words))
-
-    def _array(self, kind: pa.Field, column: list[object]) -> pa.Array:
-        if pa.types.is_list(kind.type):
-            ends = np.cumsum([0, *map(len, column)], dtype=np.int32)  # type: ignore[arg-type]
-            values = np.concatenate(column) if column else np.zeros(0, kind.type.value_type.to_pandas_dtype())  # type: ignore[arg-type]
-            return pa.ListArray.from_arrays(pa.array(ends), pa.array(values), type=kind.type)
-        if kind.name not in self.words:
-            return pa.array(column, type=kind.type)
-        return pa.DictionaryArray.from_arrays(
-            pa.array(column, type=kind.type.index_type), pa.array(list(self.words[kind.name]), pa.string())
-        )
 
 
 def _mapped(file: Path) -> pa.Table:

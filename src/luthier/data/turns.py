@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from luthier.core.errors import DataError
 from luthier.core.example import Message
-from luthier.data.outline import Outlines
+from luthier.data.outline import Asked, Outlines, hole
 from luthier.data.shape import Shape
 from luthier.data.template import Template
 
@@ -98,21 +98,34 @@ class Script:
         prompt = self.text(messages[:index], tools=tools, generate=True)
         full = self.text(messages[: index + 1], tools=tools, generate=False)
         said = messages[index]
-        body = full[len(prompt) :] if full.startswith(prompt) else self._after_opening(messages, index, full, tools)
-        if not full.startswith(prompt) and prompt.rstrip().endswith("<think>"):
-            body = ("" if prompt.endswith("\n") else "\n") + f"{said.thinking}\n</think>\n\n{body}"
-        return Turn(prompt, self._ended(body), said.weight, index)
-
-    def _after_opening(self, messages: Sequence[Message], index: int, full: str, tools: Sequence[dict[str, object]]) -> str:
-        marked = replace(messages[index], content=MARKER, thinking="", tool_calls=[])
-        opening, found, _ = self.text([*messages[:index], marked], tools=tools, generate=False).rpartition(MARKER)
-        if not found or not full.startswith(opening):
+        opening = prompt if full.startswith(prompt) else self._opening(messages, index, tools)
+        body = _body(prompt, full, opening, said.thinking)
+        if body is None:
             raise DataError(
                 "The model's chat template shows this answer so that it cannot be told from what precedes it.",
                 remedy="Leave the row out, or choose a model with another template.",
                 code="template_refuses",
             )
-        return full[len(opening) :]
+        return Turn(prompt, self._ended(body), said.weight, index)
+
+    def outlined(self, roles: Sequence[str], index: int) -> tuple[str, str, tuple[Asked, ...]] | None:
+        """`turn` with marks for the contents: prompt, answer, and what is assumed of the contents; None where outlines cannot tell."""
+        prompt, full = self._outlines.drawn(roles[:index], generate=True), self._outlines.drawn(roles[: index + 1], generate=False)
+        if prompt is None or full is None:
+            return None
+        opening, ending = prompt.text, self.ending
+        if not full.text.startswith(opening):
+            opening = max((full.text.rpartition(hole(place))[0] for place in (index, ~index)), key=len)
+        body = _body(prompt.text, full.text, opening, "")
+        if not body or not ending.text or not body.endswith(ending.suffix):
+            return None
+        return prompt.text, self._ended(body), (*prompt.asked, *full.asked)
+
+    def _opening(self, messages: Sequence[Message], index: int, tools: Sequence[dict[str, object]]) -> str | None:
+        """What the template writes before the words of a turn; None where it cannot be told."""
+        marked = replace(messages[index], content=MARKER, thinking="", tool_calls=[])
+        opening, found, _ = self.text([*messages[:index], marked], tools=tools, generate=False).rpartition(MARKER)
+        return opening if found else None
 
     def _ended(self, body: str) -> str:
         """`body` up to and including the end of the turn."""
@@ -122,6 +135,16 @@ class Script:
         if ends and not body[max(ends) :].strip():
             return body[: max(ends)]
         return body.rstrip() + self.ending.text
+
+
+def _body(prompt: str, full: str, opening: str | None, thinking: str) -> str | None:
+    """What `full` adds to the opening of a turn; before it the thinking that `prompt` leaves open."""
+    if opening is None or not full.startswith(opening):
+        return None
+    body = full[len(opening) :]
+    if opening != prompt and prompt.rstrip().endswith("<think>"):
+        return ("" if prompt.endswith("\n") else "\n") + f"{thinking}\n</think>\n\n{body}"
+    return body
 
 
 def learned_turns(messages: Sequence[Message], learn: str, *, start: int = 0) -> list[int]:

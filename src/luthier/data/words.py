@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from luthier.data.runs import spread
 
 REMEMBERED_WORDS = 300_000
 """Words remembered before the memory is emptied: about 60 MB; the words of a language's texts are fewer."""
@@ -26,60 +29,110 @@ REMEMBERED_WORDS = 300_000
 Encode = Callable[[list[str]], list[list[int]]]
 """Ids of texts by the library itself."""
 
-_OTHER, _SPACE, _LETTER, _DIGIT, _MARK, _LINE = range(6)
-_CLASS = np.zeros(256, np.uint8)
-_CLASS[33:127] = _MARK
-_CLASS[ord("'")] = _OTHER  # contractions: some tokenizers take them into the word
-_CLASS[[*range(65, 91), *range(97, 123)]] = _LETTER
-_CLASS[48:58] = _DIGIT
-_CLASS[ord(" ")], _CLASS[ord("\n")] = _SPACE, _LINE
-_WORDS = (_LETTER, _DIGIT, _MARK)
-_BORDERS = ((_LETTER, _MARK), (_LETTER, _LINE), (_DIGIT, _MARK), (_DIGIT, _LINE), (_MARK, _DIGIT))
-"""Cuts between two neighbours. Not between a mark and a line's end, nor before a letter: there common patterns reach across."""
+_GAP = b"\xff"
+"""Stands behind every text: no UTF-8 holds it, so nothing reaches from one text into the next."""
 
-_BETWEEN, _AROUND = np.zeros(36, bool), np.zeros(36, bool)  # [6 x class before + class after (for _AROUND: after the space)]
-_BETWEEN[[6 * before + after for before, after in _BORDERS]] = True
-_AROUND[[6 * before + after for before in _WORDS for after in _WORDS]] = True
+_LETTERS, _DIGITS = bytes([*range(65, 91), *range(97, 123)]), bytes(range(48, 58))
+_MARKS = bytes(each for each in range(33, 127) if each not in _LETTERS + _DIGITS + b"'")  # not ': contractions may be part of a word
+_BORDERS = ((_LETTERS + _DIGITS, _MARKS + b"\n"), (_MARKS, _DIGITS), (_LETTERS + _DIGITS + _MARKS, b" "))
+"""A text is cut between one of these and one of those. Not between a mark and a line's end, nor before a letter: there common patterns
+reach across. Before a space only where none of them follows, too: `_AHEAD` is the bit of that border."""
+_AHEAD = 4
+
+
+def _bits(sets: Sequence[bytes]) -> bytes:
+    """A table for `bytes.translate`: bit n of a byte says whether it is in set n."""
+    return bytes(sum(1 << number for number, each in enumerate(sets) if byte in each) for byte in range(256))
+
+
+_BEFORE, _AFTER = _bits([before for before, _ in _BORDERS]), _bits([after for _, after in _BORDERS])
+
+
+@dataclass(slots=True, frozen=True)
+class Laid:
+    """Texts as ids, one behind the other.
+
+    Attributes:
+        tokens: int32, the ids of all texts. begins: int64, the byte at which each text begins, counted over all of them.
+        words, firsts: int64, the byte at which each word begins, and the number of the token that stands there.
+    """
+
+    tokens: NDArray[np.int32]
+    begins: NDArray[np.int64]
+    words: NDArray[np.int64]
+    firsts: NDArray[np.int64]
+
+    @property
+    def borders(self) -> NDArray[np.int64]:
+        """The number of the token that begins each text, and of all tokens."""
+        return np.append(self.at(self.begins), len(self.tokens))
+
+    def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of the token that begins at each byte; -1 where no text is cut."""
+        found = np.minimum(np.searchsorted(self.words, places), len(self.words) - 1)
+        return np.where(self.words[found] == places, self.firsts[found], -1)
 
 
 class Words:
     """Ids of texts, by the ids of their words.
 
     Args:
-        encode: what the library says of a text that stands alone.
+        encode: what the library says of a text that stands alone. added: added tokens, which are met before anything else.
     """
 
-    def __init__(self, encode: Encode) -> None:
+    def __init__(self, encode: Encode, added: Iterable[str]) -> None:
         self._encode = encode
-        self._number: dict[str, int] = {}
+        longest_first = sorted((token.encode() for token in added), key=len, reverse=True)
+        self._added = re.compile(b"|".join(map(re.escape, longest_first))) if longest_first else None
+        self._number: dict[bytes, int] = {}
         self._counts, self._first, self._ids = _nothing()
-        self._filled = 0
+        self._forget()
 
-    def __len__(self) -> int:
-        """Words remembered."""
-        return len(self._number)
+    @property
+    def remembered(self) -> int:
+        """How many words are known."""
+        return len(self._number) - 1
 
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text."""
-        if len(self._number) > REMEMBERED_WORDS or self._filled > 8 * REMEMBERED_WORDS:
+    def lay(self, texts: Sequence[bytes]) -> Laid:
+        """Ids of texts in UTF-8."""
+        if len(self._number) > REMEMBERED_WORDS or len(self._ids) > 8 * REMEMBERED_WORDS:
             self._forget()
-        contents = [text.encode() for text in texts]
-        ends = np.cumsum(np.fromiter(map(len, contents), np.int64, len(contents)))
-        joined = b"".join(contents)
-        if not joined:
-            return [[] for _ in texts]
-        starts = _starts(joined, ends)
-        words = pa.LargeStringArray.from_buffers(len(starts), pa.py_buffer(np.append(starts, len(joined))), pa.py_buffer(joined))
-        found = words.dictionary_encode()
+        joined = _GAP.join([*texts, b""])
+        ends = np.fromiter(accumulate(map(len, texts)), np.int64, len(texts)) + np.arange(len(texts))
+        starts = self.cuts(joined, ends)
+        buffers = [None, pa.py_buffer(np.append(starts, len(joined))), pa.py_buffer(joined)]
+        found = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(starts), buffers).dictionary_encode()
         numbers = self._numbers(found.dictionary.to_pylist())[found.indices.to_numpy()]
         counts = self._counts[numbers]
-        until = np.cumsum(counts)
-        places = np.arange(until[-1]) + np.repeat(self._first[numbers] - (until - counts), counts)
-        ids = self._ids[places].tolist()
-        borders = [0, *np.append(0, until)[np.searchsorted(starts, ends)].tolist()]
-        return [ids[start:stop] for start, stop in pairwise(borders)]
+        tokens = self._ids[spread(self._first[numbers], counts)]
+        return Laid(tokens, np.append(0, ends[:-1] + 1), starts, np.cumsum(counts) - counts)
 
-    def _numbers(self, words: list[str]) -> NDArray[np.int64]:
+    def cuts(self, joined: bytes, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where words begin in texts that end at `ends`, each with a gap behind it. A gap is a word without ids."""
+        before, after = (np.frombuffer(joined.translate(table), np.uint8) for table in (_BEFORE, _AFTER))
+        begins = np.zeros(len(joined), bool)
+        begins[1:-1] = before[:-2] & after[1:-1] & (before[2:] | (_AHEAD - 1))
+        if self._added:
+            spans = [match.span() for match in self._added.finditer(joined)]
+            tokens = np.array(spans, np.int64).reshape(-1, 2)
+            begins[spread(tokens[:, 0], tokens[:, 1] - tokens[:, 0])] = False
+            begins[tokens.ravel()] = True
+        begins[0] = begins[ends] = True
+        begins[ends[:-1] + 1] = True
+        return np.flatnonzero(begins)
+
+    def last_cut(self, text: bytes) -> int:
+        """The last place at which `text` is cut whatever comes before and behind it; 0 where there is none."""
+        if any(match.end() == len(text) for match in (self._added.finditer(text) if self._added else ())):
+            return len(text)
+        begins = self.cuts(text + _GAP, np.array([len(text)]))
+        return int(begins[begins < max(len(text), 1)][-1])
+
+    def alone(self, text: bytes) -> list[int]:
+        """Ids of one text, by the library."""
+        return self._encode([text.decode()])[0]
+
+    def _numbers(self, words: list[bytes]) -> NDArray[np.int64]:
         """The number of each word; new ones are encoded."""
         numbers = list(map(self._number.get, words))
         if None in numbers:
@@ -87,44 +140,32 @@ class Words:
             numbers = list(map(self._number.get, words))
         return np.array(numbers, np.int64)
 
-    def _learn(self, words: list[str]) -> None:
-        ids = self._encode(words)
+    def _learn(self, words: list[bytes]) -> None:
+        ids = self._encode([word.decode() for word in words])
         counts = np.fromiter(map(len, ids), np.int64, len(ids))
-        first = self._filled + np.cumsum(counts) - counts
+        first = len(self._ids) + np.cumsum(counts) - counts
         self._number.update(zip(words, range(len(self._number), len(self._number) + len(words)), strict=True))
         self._counts, self._first = np.append(self._counts, counts), np.append(self._first, first)
         self._ids = np.append(self._ids, np.array(list(chain.from_iterable(ids)), np.int32))
-        self._filled = len(self._ids)
 
     def _forget(self) -> None:
-        self._number.clear()
+        self._number = {_GAP: 0}
         self._counts, self._first, self._ids = _nothing()
-        self._filled = 0
 
 
 def _nothing() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
-    return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32)
-
-
-def _starts(joined: bytes, ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where words begin: at the texts' own beginnings, before a single space, and at the other borders."""
-    kind = _CLASS[np.frombuffer(joined, np.uint8)]
-    begins = np.zeros(len(kind), bool)
-    begins[1:] = _BETWEEN[kind[:-1] * np.uint8(6) + kind[1:]]
-    begins[1:-1] |= (kind[1:-1] == _SPACE) & _AROUND[kind[:-2] * np.uint8(6) + kind[2:]]
-    begins[0] = True
-    begins[ends[ends < len(kind)]] = True
-    return np.flatnonzero(begins)
+    """Counts, first places and ids of the gap alone."""
+    return np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int32)
 
 
 Splitter = Callable[[str], list[tuple[str, tuple[int, int]]]]
 
 
-def words_of(content: bytes, split: Splitter, encode: Encode) -> Words | None:
+def words_of(content: bytes, split: Splitter, encode: Encode, added: Iterable[str]) -> Words | None:
     """The words of a tokenizer, where they stand alone.
 
     Args:
-        content: ``tokenizer.json``. split: its pre-tokenizer. encode: its encoder.
+        content: ``tokenizer.json``. split: its pre-tokenizer. encode: its encoder. added: its added tokens.
     """
     told = json.loads(content)
     model, splitters = told["model"], list(_parts(told["pre_tokenizer"], "pretokenizers"))
@@ -139,12 +180,12 @@ def words_of(content: bytes, split: Splitter, encode: Encode) -> Words | None:
     whole = encode([a + b for a, b in probes])
     if any(ids != alone[a] + alone[b] for ids, (a, b) in zip(whole, probes, strict=True)):
         return None
-    return Words(encode)
+    return Words(encode, added)
 
 
 def _probes() -> list[tuple[str, str]]:
     """Texts in two parts, with each ASCII character before and after a border."""
-    letters, marks = "aZs", "".join(chr(code) for code in range(33, 127) if _CLASS[code] == _MARK)
+    letters, marks = "aZs", _MARKS.decode()
     lefts = [before + last for last in letters + "07" + marks for before in ("", "ab", " ", "\n1", "it's ", "\u00e9 ")]
     rights = [first + after for first in [f" {c}" for c in letters + "7" + marks] for after in ("", "b 1")]
     rights += [first + after for first in [*marks, "7", "\n"] for after in ("", "m", "\n\nN", "  2")]
@@ -153,8 +194,8 @@ def _probes() -> list[tuple[str, str]]:
 
 
 def _cut_at(left: str, right: str) -> bool:
-    before, after, beyond = (_CLASS[ord(letter)] for letter in (left[-1], right[0], right[1:2] or "'"))
-    return bool(_BETWEEN[6 * before + after] or (after == _SPACE and _AROUND[6 * before + beyond]))
+    before, after, beyond = (ord(letter) for letter in (left[-1], right[0], right[1:2] or "'"))
+    return bool(_BEFORE[before] & _AFTER[after] & (_BEFORE[beyond] | (_AHEAD - 1)))
 
 
 def _parts(part: dict[str, Any] | None, inner: str) -> Iterator[dict[str, Any]]:

@@ -7,8 +7,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import replace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,53 +15,40 @@ from luthier.core.errors import LuthierError
 from luthier.core.spec import DataSpec
 from luthier.data.blocks import Block
 from luthier.data.duplicates import Signatures
-from luthier.data.fit import Fitting
 from luthier.data.folder import Parts
 from luthier.data.pool import Answer, receive, send
+from luthier.data.press import Press
 from luthier.data.read import Tally
 from luthier.data.recognise import Recognition
 from luthier.data.render import Renderer
 from luthier.data.report import Report
 from luthier.data.scan import Scan
-from luthier.data.select import Selected
-from luthier.data.tokenise import write_block
-
-Work = Callable[[dict[str, Any]], Answer]
 
 
-def checking(task: dict[str, Any]) -> Work:
-    """Look at the rows of a block: `Scan`, and the tally of what is told once per file."""
-    data, recognition = DataSpec(**task["data"]), Recognition(**task["recognition"])
-    renderer = Renderer(Parts.from_json(task["parts"])) if task["parts"] else None
+class Worker:
+    """One of several that read a file: what all blocks have in common."""
 
-    def work(request: dict[str, Any]) -> Answer:
-        block = Block(*request["block"])
-        fitting = Fitting(renderer, task["context"], data, begun=block.row > 1) if renderer else None
-        report = Report(task["file"], recognition, kept=sys.maxsize)
-        scan = Scan(report, data, Signatures(request["near"]) if task["near"] else None, fitting)
+    def __init__(self, task: dict[str, Any]) -> None:
+        self.file, self.data, self.near = Path(task["file"]), DataSpec(**task["data"]), task["near"]
+        self.recognition = Recognition(**task["recognition"])
+        self.press = _press(task["press"], self.data) if task["press"] else None
+
+    def block(self, request: dict[str, Any]) -> Answer:
+        """Look at the rows of a block, and write their tokens: what `Scan` told, and the tally of what is told once per file."""
+        report = Report(str(self.file), self.recognition, kept=sys.maxsize)
+        scan = Scan(report, self.data, signatures=Signatures(request["near"]) if self.near else None, press=self.press)
         tally = Tally()
-        scan.run(Path(task["file"]), block=block, tally=tally)
-        fields, arrays = scan.told()
-        return {**fields, "tally": tally}, arrays
+        with self.press.into(Path(request["into"]) if request["into"] else None) if self.press else nullcontext():
+            scan.run(self.file, block=Block(*request["block"]), tally=tally)
+        told, arrays = scan.told()
+        return {**told, "tally": tally}, arrays
 
-    return work
 
-
-def tokenising(task: dict[str, Any]) -> Work:
-    """Render and encode the wanted rows of a block into a file of its own."""
-    renderer = Renderer(Parts.from_json(task["parts"]))
-    if renderer.fingerprint != task["fingerprint"]:
+def _press(told: dict[str, Any], data: DataSpec) -> Press:
+    renderer = Renderer(Parts.from_json(told["parts"]))
+    if renderer.fingerprint != told["fingerprint"]:
         raise RuntimeError("the template or the tokenizer came over otherwise than it was sent")
-    rows, data = Selected.from_json(task["rows"]), DataSpec(**task["data"])
-
-    def work(request: dict[str, Any]) -> Answer:
-        part = replace(rows, block=Block(*request["block"]))
-        return write_block(Path(request["to"]), part, renderer, data, task["context"], request["wanted"])
-
-    return work
-
-
-WORKS = {"check": checking, "tokenise": tokenising}
+    return Press(renderer, data, context=told["context"], pairs=told["pairs"])
 
 
 def main() -> None:
@@ -72,11 +58,11 @@ def main() -> None:
     incoming, outgoing = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not get into the answers
     begun = receive(incoming)
-    work = None
+    worker = None
     while begun is not None and (request := receive(incoming)) is not None:
         try:
-            work = work or WORKS[begun[0]["work"]](begun[0])
-            fields, arrays = work(request[0])
+            worker = worker or Worker(begun[0])
+            fields, arrays = worker.block(request[0])
         except LuthierError as error:
             fields, arrays = {"error": error.to_json(), "kind": type(error).__name__}, []
         except Exception:

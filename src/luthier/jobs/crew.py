@@ -147,16 +147,21 @@ class _Follower:
 def _brief(session: Session, spec: Spec, begin_from: Path | None) -> dict[str, Any]:
     return {
         "spec": spec.model_dump(mode="json"),
-        "tables": {"training": _table(session.rows).fingerprint, "held-out": _table(session.valid).fingerprint},
+        "tables": {"training": _named(session.rows), "held-out": _named(session.valid)},
         "checkpoint": str(begin_from or ""),
     }
 
 
-def _table(rows: Any) -> TokenTable:
-    """The table below whatever the objective and the engine laid around it."""
+def _named(rows: Any) -> tuple[str, list[int] | None]:
+    """The table below whatever the objective and the engine laid around it: its name, and the rows chosen from it."""
     while not isinstance(rows, TokenTable):
         rows = rows.rows
-    return rows
+    return rows.name, None if rows.chosen is None else rows.chosen.tolist()
+
+
+def _opened(name: str, chosen: list[int] | None) -> TokenTable:
+    table = TokenTable.open(cache_folder() / "tokens" / name)
+    return table if chosen is None else table.only(chosen)
 
 
 def _meet(post: Post, followers: list[_Follower]) -> None:
@@ -184,7 +189,7 @@ def _follow(post: Post, what: dict[str, Any]) -> NoReturn:
 
     spec = Spec.parse(what["spec"])
     model = load(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
-    tables = {role: TokenTable.open(cache_folder() / "tokens" / name) for role, name in what["tables"].items()}
+    tables = {role: _opened(*named) for role, named in what["tables"].items()}
     method = training.attach(spec, model)
     rows, valid = (beforehand.beside(spec, table, role, model) for role, table in tables.items())
     session = training.new_session(spec, model, method, rows=rows, valid=valid)

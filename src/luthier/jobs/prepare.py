@@ -10,7 +10,6 @@ from typing import Any
 from luthier.core.errors import DataError, NotFound
 from luthier.core.events import Listener, Note, Progress, Stage
 from luthier.core.example import Example
-from luthier.core.files import fingerprint, sha256
 from luthier.core.home import cache_folder
 from luthier.core.spec import Spec
 from luthier.data.check import check
@@ -19,7 +18,6 @@ from luthier.data.render import Renderer
 from luthier.data.report import Report
 from luthier.data.select import Selected
 from luthier.data.split import Split, plan_split
-from luthier.data.tokenise import tokenise
 from luthier.data.tokens import TokenTable
 from luthier.jobs.specs import OBJECTIVES
 
@@ -63,7 +61,7 @@ class Prepared:
 
 
 def inspect(spec: Spec, renderer: Renderer, *, context: int, listen: Listener) -> Report:
-    """Read every row of the training and held-out files before anything is spent.
+    """Read every row of the training and held-out files before anything is spent; their tokens are made on the way.
 
     Raises:
         NotFound: a file is not there. DataRefused: there are errors, all of them in its report.
@@ -74,21 +72,26 @@ def inspect(spec: Spec, renderer: Renderer, *, context: int, listen: Listener) -
                 "There is no such file of examples.", where=str(path), remedy="Give the path of an existing file.", code="no_file"
             )
     listen(Stage("check", Path(spec.data.file).name))
-    valid = Path(spec.data.valid) if isinstance(spec.data.valid, str) else None
-    report = check(
-        Path(spec.data.file),
-        data=spec.data,
-        renderer=renderer,
-        context=context,
-        valid=valid,
-        on_progress=lambda done, total: listen(Progress("check", done, total, "bytes")),
-    )
+    report = _checked(spec, renderer, context, listen)
     listen(Note(f"{report.rows:,} rows, format {report.recognition.format}: {report.recognition.reason}"))
     for text in _warnings(report):
         listen(Note(text, level="warning"))
     if report.errors:
         raise DataRefused(report)
     return report
+
+
+def _checked(spec: Spec, renderer: Renderer, context: int, listen: Listener) -> Report:
+    """The check, from the cache where nothing has changed since."""
+    return check(
+        Path(spec.data.file),
+        data=spec.data,
+        renderer=renderer,
+        context=context,
+        pairs=_compares(spec),
+        cache=cache_folder() / "tokens",
+        on_progress=lambda done, total: listen(Progress("check", done, total, "bytes")),
+    )
 
 
 def _warnings(report: Report) -> list[str]:
@@ -109,11 +112,13 @@ def prepare(spec: Spec, renderer: Renderer, *, context: int, listen: Listener) -
     listen(Stage("ledger"))
     for text in _told(spec, renderer):
         listen(Note(text))
-    held_out = list(_held_out(spec, split))
+    report = _checked(spec, renderer, context, listen)
+    if report.tokens is None:
+        raise DataRefused(report)
     return Prepared(
-        rows=_table("training", learned_rows(spec, split), spec, renderer, context, split, listen),
-        valid=_table("held-out", held_out, spec, renderer, context, split, listen),
-        held_out=held_out,
+        rows=report.tokens.only(split.train),
+        valid=(report.held_out or report.tokens).only(split.valid),
+        held_out=list(_held_out(spec, split)),
         split=split,
     )
 
@@ -158,20 +163,4 @@ def _selected(path: Path, spec: Spec, rows: list[int] | None) -> Selected:
         rows=None if rows is None else frozenset(rows),
         pairs=_compares(spec),
         learn=spec.data.learn,
-    )
-
-
-def _table(role: str, examples: Any, spec: Spec, renderer: Renderer, context: int, split: Split, listen: Listener) -> TokenTable:
-    files = [sha256(path) for path in _files(spec)]
-    key = fingerprint(
-        [role, files, spec.data.model_dump(mode="json", exclude={"file", "valid"}), split.train, split.valid, context, _compares(spec)]
-    )
-    return tokenise(
-        examples,
-        renderer=renderer,
-        data=spec.data,
-        context=context,
-        cache=cache_folder() / "tokens",
-        key=key,
-        on_progress=lambda rows, tokens: listen(Progress("ledger", rows, len(split.train) if role == "training" else 0)),
     )
