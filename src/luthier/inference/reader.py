@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from luthier.inference.routes import Routed
+from luthier.inference.routes import Routed, Stack
 from luthier.methods._lowrank import LowRank
 from luthier.models.fused import FusedBlock, known, window
 from luthier.models.lean import RmsNorm
@@ -88,6 +88,7 @@ class Linears:
             if self.bases[0].bias is not None:
                 self.bias = torch.cat([base.bias.detach() for base in self.bases])
         self._low_rank: dict[LowRank, tuple[Tensor, Tensor]] = {}
+        self._mixed: tuple[list[nn.Module | None], Stack] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         deltas = [module.current if isinstance(module, Slot) else None for module in self.modules]
@@ -98,9 +99,22 @@ class Linears:
             if isinstance(delta, LowRank):
                 a_RI, b_OR = self._cast(delta, x.dtype)
                 y[:, start:end].addmm_(x @ a_RI.T, b_OR.T, alpha=delta.scale)
-            elif isinstance(delta, Routed):
-                delta.add_to(y[:, start:end], x)
+        routed = [(delta.stack, at) for delta, at in zip(deltas, self.columns, strict=True) if isinstance(delta, Routed)]
+        if routed and routed[0][0].routes.runs is None:
+            self._together(deltas).add_to(y, x)
+        else:
+            for stack, (start, end) in routed:
+                stack.add_to(y[:, start:end], x)
         return y
+
+    def _together(self, deltas: list[nn.Module | None]) -> Stack:
+        """What is routed in these linears as one: they read the same input."""
+        if self._mixed is None or self._mixed[0] != deltas:
+            parts = [
+                (delta.stack, start, end) for delta, (start, end) in zip(deltas, self.columns, strict=True) if isinstance(delta, Routed)
+            ]
+            self._mixed = deltas, Stack.beside(parts, self.columns[-1][1])
+        return self._mixed[1]
 
     def _cast(self, delta: LowRank, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if delta not in self._low_rank:

@@ -87,11 +87,11 @@ class Batch:
             self._end(row, error)
 
     def _passes(self, parts: list[Part]) -> list[list[Part]]:
-        """Who can be read together; in each pass rows of one token come first."""
+        """Who can be read together; in each pass rows of one token come first, and prompts of one adapter behind each other."""
         found: dict[object, list[Part]] = {}
         for part in parts:
             found.setdefault(part if part.row.alone else self.readers.apart(part.row.owner), []).append(part)
-        return [sorted(group, key=lambda part: part.count > 1) for group in found.values()]
+        return [sorted(group, key=lambda part: (part.count > 1, part.row.owner or "")) for group in found.values()]
 
     def _read(self, parts: list[Part]) -> Tensor:
         self.steps += 1

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.inference.reader import Reader
-from luthier.inference.routes import NAME, Routed, Routes
+from luthier.inference.routes import NAME, Routed, Routes, Stack
 from luthier.methods._lowrank import LowRank
 from luthier.models import slot
 from luthier.models.model import Model
@@ -139,7 +139,7 @@ class Crowd:
             here = {i: self.members[name].deltas.get(path) for i, name in enumerate(names)}
             deltas = {i: delta for i, delta in here.items() if isinstance(delta, LowRank)}
             if deltas:
-                place.host(NAME, Routed(deltas, self._routes, self.model.dtype))
+                place.host(NAME, Routed(Stack.of(deltas, self._routes, self.model.dtype)))
 
     def _stand_alone(self, name: str) -> None:
         if self._active != name:

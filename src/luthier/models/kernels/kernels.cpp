@@ -239,55 +239,49 @@ static void causal_softmax_back(E* scores, E* dp, const float* logsum, const flo
     }
 }
 
+// One query looks at S keys and values that lie at[0] ... at[S - 1], each `step` numbers after the one before. WIDTH, where it is not 0, is
+// W known beforehand: then a head stays in registers.
+template <class E, i64 WIDTH>
+static void look(const E* query, const E* keys, const E* values, const int32_t* at, i64 S, i64 step, i64 width, float softcap,
+                 float* scores, float* sum, E* out) {
+    const i64 W = WIDTH ? WIDTH : width;
+    float top = -INFINITY, total = 0;
+    for (i64 j = 0; j < S; j++) {
+        const E* key = keys + at[j] * step;
+        float dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (i64 i = 0; i < W; i++) dot += load(query[i]) * load(key[i]);
+        scores[j] = softcap > 0 ? softcap * std::tanh(dot / softcap) : dot;
+        top = scores[j] > top ? scores[j] : top;
+    }
+#pragma omp simd reduction(+ : total)
+    for (i64 j = 0; j < S; j++) total += scores[j] = fast_exp(scores[j] - top);
+    for (i64 i = 0; i < W; i++) sum[i] = 0;
+    for (i64 j = 0; j < S; j++) {
+        const E* value = values + at[j] * step;
+        const float p = scores[j];
+#pragma omp simd
+        for (i64 i = 0; i < W; i++) sum[i] += p * load(value[i]);
+    }
+    for (i64 i = 0; i < W; i++) out[i] = narrow<E>(sum[i] / total);
+}
+
 // One token of each of B rows looks at its row's tokens, whose keys and values [P, K, W] lie at any places: those of row b are the first
 // count[b] of place [B, L]. q [B, H, W] is scaled. softcap and window: 0 is none.
 // Heads are the outer loop, so that rows which begin alike find their common keys in the cache.
 template <class E>
 static void paged(const E* q, const E* keys, const E* values, const int32_t* place, const i64* count, E* out, i64 B, i64 L, i64 H,
                   i64 K, i64 W, float softcap, i64 window) {
-    const i64 G = H / K;
+    auto one = W == 32 ? look<E, 32> : W == 64 ? look<E, 64> : W == 128 ? look<E, 128> : look<E, 0>;
 #pragma omp parallel
     {
-        std::vector<float> scores, wide(G * W), sum(G * W);
+        std::vector<float> scores(L), sum(W);
 #pragma omp for schedule(dynamic)
-        for (i64 item = 0; item < K * B; item++) {
-            const i64 k = item / B, b = item % B;
-            const i64 from = window > 0 && count[b] > window ? count[b] - window : 0, S = count[b] - from;
-            const int32_t* at = place + b * L + from;
-            const E* mine = q + (b * H + k * G) * W;
-            if (i64(scores.size()) < G * S) scores.resize(2 * G * S);
-            for (i64 i = 0; i < G * W; i++) wide[i] = load(mine[i]), sum[i] = 0;
-            for (i64 j = 0; j < S; j++) {
-                const E* key = keys + (i64(at[j]) * K + k) * W;
-                for (i64 g = 0; g < G; g++) {
-                    const float* query = wide.data() + g * W;
-                    float dot = 0;
-#pragma omp simd reduction(+ : dot)
-                    for (i64 i = 0; i < W; i++) dot += query[i] * load(key[i]);
-                    scores[g * S + j] = softcap > 0 ? softcap * std::tanh(dot / softcap) : dot;
-                }
-            }
-            for (i64 g = 0; g < G; g++) {
-                float *row = scores.data() + g * S, top = -INFINITY, total = 0;
-#pragma omp simd reduction(max : top)
-                for (i64 j = 0; j < S; j++) top = row[j] > top ? row[j] : top;
-#pragma omp simd reduction(+ : total)
-                for (i64 j = 0; j < S; j++) total += row[j] = fast_exp(row[j] - top);
-                const float share = 1.0f / total;
-#pragma omp simd
-                for (i64 j = 0; j < S; j++) row[j] *= share;
-            }
-            for (i64 j = 0; j < S; j++) {
-                const E* value = values + (i64(at[j]) * K + k) * W;
-                for (i64 g = 0; g < G; g++) {
-                    const float p = scores[g * S + j];
-                    float* to = sum.data() + g * W;
-#pragma omp simd
-                    for (i64 i = 0; i < W; i++) to[i] += p * load(value[i]);
-                }
-            }
-            E* mouth = out + (b * H + k * G) * W;
-            for (i64 i = 0; i < G * W; i++) mouth[i] = narrow<E>(sum[i]);
+        for (i64 item = 0; item < H * B; item++) {
+            const i64 h = item / B, b = item % B, k = h / (H / K);
+            const i64 from = window > 0 && count[b] > window ? count[b] - window : 0;
+            one(q + (b * H + h) * W, keys + k * W, values + k * W, place + b * L + from, count[b] - from, K * W, W, softcap,
+                scores.data(), sum.data(), out + (b * H + h) * W);
         }
     }
 }
