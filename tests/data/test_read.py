@@ -228,7 +228,6 @@ def test_group_is_carried(tmp_path: Path) -> None:
         ("a.jsonl", '{"prompt": "a"}'.encode("utf-16"), "invalid_utf8", "UTF-16"),
         ("a.xlsx", b"PK\x03\x04abc", "unknown_format", "zip archive"),
         ("a.bin", b"\x00\x01\x02", "unknown_format", "not a file of rows"),
-        ("a.jsonl", b'{"messages": [], "label": true}', "kto_rows", "KTO"),
     ],
 )
 def test_what_is_no_data_is_refused_with_words(tmp_path: Path, name: str, content: bytes, code: str, words: str) -> None:

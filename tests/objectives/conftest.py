@@ -83,7 +83,7 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The files the pages speak of, in the present folder."""
     monkeypatch.chdir(tmp_path)
     dice = random.Random(0)
-    chats, pairs, texts = [], [], []
+    chats, pairs, judged, texts = [], [], [], []
     for i in range(40):
         label, words = dice.choice(list(LABELS.items()))
         asked = f"{words} Order {dice.randint(1000, 9999)}, {i}."
@@ -91,8 +91,10 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pairs.append(
             {"prompt": asked, "chosen": f"That is about {label}.", "rejected": dice.choice(["No.", "Who knows?", "Ask another day."])}
         )
+        judged.append({"prompt": asked, "completion": pairs[-1][("chosen", "rejected")[i % 2]], "label": i % 2 == 0})
         texts.append(f"Once there was a {label} with number {i}. It said: {words}")
     (tmp_path / "tickets.jsonl").write_text("\n".join(map(json.dumps, chats)))
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    (tmp_path / "judged.jsonl").write_text("\n".join(map(json.dumps, judged)))
     (tmp_path / "stories.txt").write_text("\n\n".join(texts))
     return tmp_path

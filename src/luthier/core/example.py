@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Form = Literal["chat", "completion", "preference", "text"]
+Form = Literal["chat", "completion", "preference", "judged", "text"]
 
 
 @dataclass(slots=True, frozen=True)
@@ -50,7 +50,7 @@ class Example:
         source: where it came from.
         form: ``chat`` (messages), ``completion`` (messages holds exactly a user and an assistant turn, to be joined without a
             template when the model has none), ``preference`` (messages is the prompt; chosen and rejected are its two
-            continuations), ``text`` (plain text, all of it learned).
+            continuations), ``judged`` (the same with one of the two), ``text`` (plain text, all of it learned).
         label: the answer as a class name where the data says it is one (a CSV's label column), else empty.
         group: value of the grouping field that keeps related rows on one side of the split, else empty.
     """
@@ -64,3 +64,8 @@ class Example:
     text: str = ""
     label: str = ""
     group: str = ""
+
+    @property
+    def sided(self) -> bool:
+        """Whether its answers are good or bad, and stand beside its messages."""
+        return self.form in ("preference", "judged")

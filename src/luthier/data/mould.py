@@ -250,11 +250,12 @@ class Moulds:
         """The conversations of a row, each with the place from which it is learned; none where moulds do not serve."""
         if self._words is None or example.tools or example.form == "text" or self._renderer.joins(example):
             return
-        if example.form != "preference":
+        if not example.sided:
             yield example.messages, 0, ""
             return
         for answer, side in ((example.chosen, "chosen"), (example.rejected, "rejected")):
-            yield [*example.messages, *answer], len(example.messages), side
+            if answer:
+                yield [*example.messages, *answer], len(example.messages), side
 
     def _mould(self, start: int, roles: tuple[str, ...]) -> Mould | None:
         if (start, roles) not in self._made:

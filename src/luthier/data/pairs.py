@@ -13,7 +13,7 @@ def chosen_only(example: Example, *, learn: str) -> Example:
     Args:
         learn: as in ``data.learn``. Earlier answers of the prompt are read only, unless everything is learned.
     """
-    if example.form != "preference":
+    if not example.sided:
         return example
     prompt = example.messages if learn == "everything" else [replace(message, weight=0.0) for message in example.messages]
     return replace(example, form="chat", messages=[*prompt, *example.chosen], chosen=[], rejected=[])

@@ -128,13 +128,6 @@ def _reader(path: Path, rows: list[dict[str, Any]]) -> tuple[str, float, str]:
 
 def _nothing_fits(path: Path, rows: list[dict[str, Any]]) -> DataError:
     seen = Counter(key for row in rows for key in row).most_common(8)
-    if sum(isinstance(row.get("label", row.get("kto_tag")), bool) for row in rows) > len(rows) / 2:
-        return DataError(
-            "The rows judge one answer as good or bad (KTO); that is not learned here.",
-            where=str(path),
-            remedy="Use pairs of answers (chosen, rejected), or only the good ones as chats.",
-            code="kto_rows",
-        )
     known = "; ".join(f"{name}: {READERS.load(name).SHAPE}" for name in READERS.names())
     fields = ", ".join(key for key, _ in seen) or "none"
     return DataError(

@@ -97,7 +97,7 @@ class Renderer:
             return list(self.parts.prefix)
         if self.joins(example):
             return self.parts.prefix + self.tokenizer.encode(example.messages[0].content)
-        if example.form == "preference":
+        if example.sided:
             return self.prompt(example.messages, tools=example.tools)
         last = max((n for n, message in enumerate(example.messages) if message.role == "assistant"), default=len(example.messages))
         return self.prompt(example.messages[:last], tools=example.tools)
@@ -160,8 +160,9 @@ class Renderer:
         if self.joins(example):
             prompt, answer = example.messages
             return [Strand([Turn(prompt.content, answer.content, answer.weight, 1)], prefix=self.parts.prefix, everything=everything)]
-        if example.form == "preference":
-            return [self._strand(example, learn, example.chosen, "chosen"), self._strand(example, learn, example.rejected, "rejected")]
+        if example.sided:
+            sides = {"chosen": example.chosen, "rejected": example.rejected}
+            return [self._strand(example, learn, answer, side) for side, answer in sides.items() if answer]
         return [self._strand(example, learn)]
 
     def _strand(self, example: Example, learn: str, continuation: Several[Message] = (), part: str = "") -> Strand:

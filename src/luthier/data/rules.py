@@ -79,7 +79,16 @@ def _orderly(roles: tuple[str, ...], learn: str) -> bool:
     return not any(_chat(Example(Source("", 0), messages=[Message(role, "words") for role in roles]), learn))
 
 
-_BY_FORM: dict[str, Any] = {"text": _text, "completion": _completion, "chat": _chat, "preference": _preference}
+def _judged(example: Example, learn: str) -> Iterator[Finding]:
+    yield from _order(example.messages, "prompt", prompt=True)
+    answer = [*example.chosen, *example.rejected]
+    if not any(message.role == "assistant" for message in answer):
+        yield "completion", "no_assistant", "There is no assistant turn to judge.", "Write the answer.", "error"
+    elif not any(message.content.strip() or message.tool_calls for message in answer):
+        yield "completion", "empty_answer", "The answer is empty.", "Write the answer, or delete the row.", "error"
+
+
+_BY_FORM: dict[str, Any] = {"text": _text, "completion": _completion, "chat": _chat, "preference": _preference, "judged": _judged}
 
 
 def _order(messages: Sequence[Message], field: str, *, prompt: bool = False) -> Iterator[Finding]:

@@ -51,7 +51,7 @@ def fit(renderer: Renderer, example: Example, sequences: list[Sequence], *, lear
         return _windows(sequences[0], context)
     if policy == "split" and example.form == "chat":
         return _answer_by_answer(renderer, example, learn=learn, context=context, inside=False)
-    if policy == "cut_prompt" and example.form == "preference":
+    if policy == "cut_prompt" and example.sided:
         return _pair(renderer, example, learn=learn, context=context)
     if policy == "cut_prompt" and example.form != "text":
         return _answer_by_answer(renderer, example, learn=learn, context=context, inside=True)

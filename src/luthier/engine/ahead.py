@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Thread
 
 from luthier.core.sequence import Per, Row
@@ -22,6 +22,7 @@ class Plan:
 
     Attributes:
         rows: as drawn. packs: their forests; any order, any division among processes gives the same step.
+        aside: forests that are only surveyed before the step (`objectives.Objective.aside`).
         weight: what the step's loss is divided by: learned weight, or rows. learned, tokens: learned and true tokens.
     """
 
@@ -30,10 +31,17 @@ class Plan:
     weight: float
     learned: int
     tokens: int
+    aside: list[Pack] = field(default_factory=list)
 
 
-def planned(rows: list[Row], budget: int, *, parts: int = 1, per: Per = "weight") -> Plan:
-    """Lay out `rows` in forests of at most `budget` tokens, for as many processes as `parts` says."""
+def planned(rows: list[Row], budget: int, *, parts: int = 1, per: Per = "weight", aside: str = "") -> Plan:
+    """Lay out `rows` in forests of at most `budget` tokens, for as many processes as `parts` says.
+
+    Args:
+        aside: paths of this part lie in forests of their own.
+    """
+    surveyed = _only(rows, lambda part: part == aside) if aside else []
+    rows = _only(rows, lambda part: part != aside) if aside else rows
     sequences = [sequence for row in rows for sequence in row.sequences]
     weight = sum(float(sequence.weights.sum(dtype="float64")) for sequence in sequences)
     return Plan(
@@ -42,7 +50,12 @@ def planned(rows: list[Row], budget: int, *, parts: int = 1, per: Per = "weight"
         weight=float(len(rows)) if per == "row" and weight else weight,
         learned=sum(int((sequence.weights != 0).sum()) for sequence in sequences),
         tokens=sum(len(sequence.tokens) for sequence in sequences),
+        aside=packs(surveyed, budget, parts=parts) if surveyed else [],
     )
+
+
+def _only(rows: list[Row], wanted: Callable[[str], bool]) -> list[Row]:
+    return [Row(row.source, [sequence for sequence in row.sequences if wanted(sequence.part)]) for row in rows]
 
 
 class Ahead:

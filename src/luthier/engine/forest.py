@@ -21,10 +21,15 @@ STATE = "state"
 
 
 class Forest:
-    """One pack on its way through a model (implements `objectives._forest.Forest`)."""
+    """One pack on its way through a model (implements `objectives._forest.Forest`).
 
-    def __init__(self, model: Model, pack: Pack) -> None:
+    Args:
+        surveyed: what the objective found in a survey of the whole step; empty where it wants none.
+    """
+
+    def __init__(self, model: Model, pack: Pack, surveyed: Tensor | None = None) -> None:
         self.model, self.pack = model, pack
+        self.surveyed = torch.empty(0) if surveyed is None else surveyed
 
     @cached_property
     def states_ND(self) -> Tensor:

@@ -18,8 +18,8 @@ from luthier.engine.ahead import Ahead, Plan, planned
 from luthier.engine.forest import Forest
 from luthier.engine.optimiser import Optimiser
 from luthier.engine.order import Order
-from luthier.engine.pack import packs
 from luthier.engine.schedule import share
+from luthier.engine.survey import Surveys, nothing, survey
 from luthier.engine.team import Alone, Command, Team
 from luthier.engine.tree import Pack
 from luthier.models.model import Model
@@ -121,12 +121,13 @@ class Session:
             raise ResultError(
                 "The rows of this step teach nothing.", where=str(plan.rows[0].source), remedy="Check weights and data.learn."
             )
+        surveyed = self._survey(plan)
         mine = self._mine(plan.packs)
         self.optimiser.expect(len(mine))
         total = torch.zeros((), dtype=torch.float64, device=self.model.device)
         for number, pack in mine:
             torch.manual_seed(hash((self.train.seed, self.step, number)) & (2**63 - 1))  # dropout: no random state, whoever computes it
-            loss = self.loss(pack)
+            loss = self.loss(pack, surveyed=surveyed)
             total += loss.detach()
             (loss / weight).backward()
         if self.team.size > 1:
@@ -144,10 +145,20 @@ class Session:
         """Most tokens in one forest of a training step."""
         return WHOLE_STEP if self.optimiser.layerwise else self.budget
 
-    def loss(self, pack: Pack, *, keep_gradient: bool = True) -> Tensor:
-        """Summed loss of one forest."""
+    def loss(self, pack: Pack, *, keep_gradient: bool = True, surveyed: Tensor | None = None) -> Tensor:
+        """Summed loss of one forest; without a survey, as if it had found nothing."""
+        if surveyed is None:
+            surveyed = nothing(self.objective, len(set(pack.owners)), self.model)
         with torch.set_grad_enabled(keep_gradient):
-            return self.objective.loss(Forest(self.model, pack))
+            return self.objective.loss(Forest(self.model, pack, surveyed))
+
+    def _survey(self, plan: Plan) -> Tensor | None:
+        """What the objective wants to know of the whole step before any gradient."""
+        found = nothing(self.objective, len(plan.rows), self.model)
+        if found is not None and isinstance(self.objective, Surveys):
+            survey(self.objective, self.model, (pack for _, pack in self._mine(plan.aside if self.objective.aside else plan.packs)), found)
+            self.team.add(found)
+        return found
 
     def validate(self) -> float:
         """Mean held-out loss per learned weight, or per row, with the weights as they are."""
@@ -157,14 +168,20 @@ class Session:
         size = self.train.rows_per_step if isinstance(self.train.rows_per_step, int) else 8
         sums = torch.zeros(2, dtype=torch.float64, device=self.model.device)
         for chosen in batches(self.valid, size):
-            for _, pack in self._mine(packs(chosen, self.budget, parts=self.team.size)):
-                sums[0] += self.loss(pack, keep_gradient=False)
+            plan = self._planned(chosen, self.budget)
+            surveyed = self._survey(plan)
+            for _, pack in self._mine(plan.packs):
+                sums[0] += self.loss(pack, keep_gradient=False, surveyed=surveyed)
                 sums[1] += pack.count(self.objective.per)
         self.team.add(sums)
         return (sums[0] / sums[1]).item()
 
     def _plan(self, step: int, budget: int) -> Plan:
-        return planned([self.rows[i] for i in self.order.rows(step)], budget, parts=self.team.size, per=self.objective.per)
+        return self._planned([self.rows[i] for i in self.order.rows(step)], budget)
+
+    def _planned(self, rows: list[Row], budget: int) -> Plan:
+        aside = self.objective.aside if isinstance(self.objective, Surveys) else ""
+        return planned(rows, budget, parts=self.team.size, per=self.objective.per, aside=aside)
 
     def _not_finite(self, chosen: list[Row], loss: float, norm: float) -> ResultError:
         guilty = [row.source for row in chosen if not math.isfinite(self._alone(row))]
@@ -177,7 +194,7 @@ class Session:
         )
 
     def _alone(self, row: Row) -> float:
-        return sum(self.loss(pack, keep_gradient=False).item() for pack in packs([row], self.budget) if len(pack.rows_N))
+        return sum(self.loss(pack, keep_gradient=False).item() for pack in self._planned([row], self.budget).packs if len(pack.rows_N))
 
 
 def batches(rows: Rows, size: int) -> Iterable[list[Row]]:

@@ -160,7 +160,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _plain(example: Example) -> dict[str, Any]:
     """What is needed to render the prompt again. An empty answer stands for the one in the data: where it stands decides the prompt."""
-    answer = [] if example.form in ("preference", "text") else [Message("assistant")]
+    answer = [] if example.sided or example.form == "text" else [Message("assistant")]
     messages = [asdict(message) for message in [*before_last_answer(example), *answer]]
     return {"source": asdict(example.source), "form": example.form, "messages": messages, "tools": example.tools, "text": example.text}
 

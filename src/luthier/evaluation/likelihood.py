@@ -25,7 +25,8 @@ class Likelihood:
         nats_R: surprise at the learned tokens, weighted; weight_R: their weights' sum. Loss is ``sum(nats) / sum(weight)``.
         bits_R: unweighted surprise in bits; bytes_R: UTF-8 bytes of the learned text, end tokens not counted as text.
         hits_R: learned tokens that were the model's first choice; tokens_R: learned tokens.
-        rejected_R: surprise at the answer not to be given, weighted; nan where a row has none. All else is about the one to be given.
+        rejected_R: surprise at the answer not to be given, weighted. All else is about the one to be given.
+        sides_R: how many of both the row has; 0 where nothing is compared or judged.
     """
 
     nats_R: NDArray[np.float64]
@@ -35,10 +36,11 @@ class Likelihood:
     hits_R: NDArray[np.float64]
     tokens_R: NDArray[np.float64]
     rejected_R: NDArray[np.float64]
+    sides_R: NDArray[np.float64]
 
     @property
     def margin_R(self) -> NDArray[np.float64]:
-        """How much likelier the answer to be given is than the one not to be given, in nats; nan where a row has only one."""
+        """How much likelier the answer to be given is than the one not to be given, in nats; one that is not there counts nothing."""
         return self.rejected_R - self.nats_R
 
 
@@ -54,7 +56,7 @@ def likelihood(model: Model, rows: Rows, *, on_progress: Callable[[int], None] |
         found.extend(_chunk(model, chunk))
         if on_progress:
             on_progress(len(found))
-    return Likelihood(*np.array(found, np.float64).reshape(-1, 7).T)
+    return Likelihood(*np.array(found, np.float64).reshape(-1, 8).T)
 
 
 def _chunk(model: Model, rows: list[Row]) -> Iterable[tuple[float, ...]]:
@@ -63,7 +65,8 @@ def _chunk(model: Model, rows: list[Row]) -> Iterable[tuple[float, ...]]:
         found = [(s, next(scores)) for s in row.sequences]
         given = [_numbers(s, scored, model.renderer) for s, scored in found if s.part != "rejected"]
         rejected = [-scored.total for s, scored in found if s.part == "rejected"]
-        yield (*(np.sum(given, axis=0) if given else np.zeros(6)), sum(rejected) if rejected else math.nan)
+        sides = len({s.part for s in row.sequences} & {"chosen", "rejected"})
+        yield (*(np.sum(given, axis=0) if given else np.zeros(6)), sum(rejected), sides)
 
 
 def _numbers(sequence: Sequence, scored: Score, renderer: Renderer) -> tuple[float, ...]:

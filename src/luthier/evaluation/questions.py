@@ -57,7 +57,7 @@ def spread(examples: list[Example], most: int) -> list[Example]:
 
 def before_last_answer(example: Example) -> list[Message]:
     """The messages a model reads before it writes the last answer."""
-    if example.form == "preference":
+    if example.sided:
         return example.messages
     last = max((n for n, m in enumerate(example.messages) if m.role == "assistant"), default=len(example.messages))
     return example.messages[:last]
@@ -77,5 +77,5 @@ def expected_answer(example: Example, renderer: Renderer) -> str:
 
 
 def _answer_of(example: Example) -> Message | None:
-    said = example.chosen if example.form == "preference" else example.messages
+    said = example.chosen if example.sided else example.messages
     return next((m for m in reversed(said) if m.role == "assistant"), None)

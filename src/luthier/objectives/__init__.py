@@ -14,6 +14,7 @@ A file has ``Options`` (a `Strict` model) and ``Objective`` with
 and may have
 
 * ``settle(rows, valid, renderer)``: derives those of its options that are ``auto`` from the rows; gives them and a sentence for each;
+* ``survey(forest)``, ``survey_shape(rows, width)``, ``aside``: a look at the whole step before any gradient (``engine/survey.py``);
 * ``lay(rows, renderer)``: the rows as it reads them, where that is not as they come from the table.
 
 An objective knows no method, no model and no packing: rows of a step may come in one forest or in many, and only the sum counts. An

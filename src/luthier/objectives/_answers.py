@@ -65,6 +65,30 @@ class Answered:
         return self._known[key]
 
 
+class Ended:
+    """Rows of which only the state that ends each answer is read, that of its last word (implements `core.sequence.Rows`)."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int, /) -> Row:
+        row = self.rows[index]
+        last = {sequence.part: sequence for sequence in row.sequences}  # where a template rewrites turns, the path that holds them all
+        return Row(row.source, [_ended(sequence) for sequence in last.values()])
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[index] for index in range(len(self)))
+
+
+def _ended(sequence: Sequence) -> Sequence:
+    weights = np.zeros(len(sequence.tokens), np.float32)
+    weights[-1] = 1.0
+    return Sequence(sequence.tokens, weights, sequence.part)
+
+
 def answer(sequence: Sequence, renderer: Renderer) -> str:
     """The learned words of a path, without what ends them."""
     learned = sequence.tokens[sequence.weights > 0].tolist()

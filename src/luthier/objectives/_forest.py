@@ -10,6 +10,9 @@ from torch import Tensor
 class Forest(Protocol):
     """N learned pairs (a state and the token it should predict) of P rows. Whatever is asked for is computed then."""
 
+    surveyed: Tensor
+    """What the objective's own `survey` found in all forests of the step, summed; without gradient."""
+
     @property
     def weights_N(self) -> Tensor:
         """How much each pair counts, float32."""

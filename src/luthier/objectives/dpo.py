@@ -25,6 +25,7 @@ from luthier.core.sequence import Per
 from luthier.core.spec import Strict
 from luthier.models.predictor import Meaning
 from luthier.objectives._forest import Forest
+from luthier.objectives._pairs import means, totals
 
 
 class Options(Strict):
@@ -55,12 +56,9 @@ class Objective:
 
     def loss(self, forest: Forest) -> Tensor:
         """Sum over the pairs of a forest."""
-        reward_N = forest.weights_N * (forest.logprobs() - forest.beside("reference"))
-        sides = [forest.total(reward_N, part) for part in ("chosen", "rejected")]
-        if self.options.kind == "ipo":  # per token
-            tokens = [forest.total(forest.weights_N, part).clamp(min=1) for part in ("chosen", "rejected")]
-            sides = [side / count for side, count in zip(sides, tokens, strict=True)]
-        gap_P = sides[0] - sides[1]
+        reward_N = forest.logprobs() - forest.beside("reference")
+        chosen_P, rejected_P = (means if self.options.kind == "ipo" else totals)(forest, reward_N)
+        gap_P = chosen_P - rejected_P
         noise = self.options.label_smoothing
         return ((1 - noise) * self._curve(gap_P) + noise * self._curve(-gap_P)).sum()
 

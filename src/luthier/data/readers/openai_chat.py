@@ -31,7 +31,7 @@ def example(row: dict[str, Any], source: Source, findings: Findings) -> Example 
             "label",
             "kto_rows",
             "The row judges one answer as good or bad (KTO).",
-            "Use pairs of answers (chosen, rejected), or only the good ones.",
+            "Set data.format to judged, or delete the label.",
         )
     for media in row.keys() & {"images", "videos", "audios"}:
         findings.add(media, "unsupported_media", f"The row comes with {media}, which cannot be learned.", "Use rows of text.")
