@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from luthier.core.errors import LuthierError, NotFound, StorageError
 from luthier.inference.serving.ask import ours
+from luthier.jobs import webhooks
 from luthier.jobs.batch_lines import Answer, Journal, Line, Problem, Request, check, lines, seconds, told
 from luthier.store import files
 from luthier.store.audit import Deputy, record
@@ -214,3 +215,4 @@ def _move(session: Session, batch: Batch, state: str) -> None:
     batch.state = state
     batch.times = {**batch.times, f"{state}_at": time.time()}
     record(session, Deputy("batches", None, batch.project_id), f"batch.{state}", batch.id)
+    webhooks.announce(session, batch.project_id, f"batch.{state}", batch.id)

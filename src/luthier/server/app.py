@@ -91,6 +91,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     stop = threading.Event()
     tending = threading.Thread(target=service.tend, args=(stop,), name="tend", daemon=True)
     tending.start()
+    service.batches.start()
     try:
         yield
     finally:

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from fastapi import Request as HttpRequest
 from sqlalchemy import select
 
+from luthier.jobs.batch_lines import Reply, Request
+from luthier.jobs.batches import Batches
 from luthier.security.limits import Limiter
 from luthier.server.examine import Examiner
 from luthier.server.settings import Settings
@@ -33,6 +36,7 @@ class Service:
 
     Attributes:
         limiter: counts what each key asks. examiner: looks at the data of files that came in.
+        batches: answers files of requests.
         stopping: set when the service is asked to stop: endless streams end.
         begun: when it was made, seconds since 1970.
     """
@@ -42,6 +46,7 @@ class Service:
     blobs: Blobs
     limiter: Limiter
     examiner: Examiner
+    batches: Batches = field(init=False)
     stopping: threading.Event = field(default_factory=threading.Event)
     begun: float = field(default_factory=time.time)
     _host: Host | None = None
@@ -53,6 +58,9 @@ class Service:
         database = open_database(settings.database_url())
         blobs = Blobs.open(database, settings.blobs)
         return cls(settings, database, blobs, Limiter(), Examiner(database, blobs))
+
+    def __post_init__(self) -> None:
+        self.batches = Batches(self.database, self.blobs, self._line)
 
     @property
     def host(self) -> Host:
@@ -86,11 +94,18 @@ class Service:
                 return
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Let go of everything. Lines of batches that are being answered are given up, and asked again at the next start."""
         self.examiner.close()
         if self._host is not None:
             self._host.close()
+        self.batches.close()
         self.database.close()
+
+    def _line(self, request: Request) -> Reply:
+        """The answer to a line of a batch; what imports torch waits until there is one."""
+        from luthier.server.answering.lines import Lines
+
+        return Lines(self.host, self.settings.answer_seconds)(request)
 
     def _warmed(self) -> None:
         _quietly("warm", lambda: self.host)
@@ -109,7 +124,7 @@ def _quietly(name: str, work: Callable[[], object]) -> None:
         log.exception("%s failed", name)
 
 
-def service_of(request: Request) -> Service:
+def service_of(request: HttpRequest) -> Service:
     """The service a request came to."""
     service: Service = request.app.state.service
     return service

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.core.example import Message
-from luthier.inference.serving.ask import Asked, Delta, TokenInfo
+from luthier.inference.serving.ask import Answering, Asked, Delta, TokenInfo
 from luthier.inference.serving.ask import ToolCall as Call
 from luthier.inference.serving.ask import Usage as Used
 from luthier.server.errors import WireError, invalid
 from luthier.server.wire import chat as wire
+from luthier.server.wire._base import ignored_by
 from luthier.server.wire._sampling import PromptDetails, Usage
 
 TEXT = ("text", "input_text", "output_text")
@@ -95,6 +96,27 @@ def _format(said: wire.ResponseFormat | None) -> str | dict[str, Any] | None:
     if said.json_schema is None:
         raise _missing("response_format.json_schema")
     return said.json_schema.schema_ or {"type": "object"}
+
+
+def facts(body: wire.CreateChat, answering: Answering, id: str, created: int) -> dict[str, Any]:
+    """What every answer and every frame says."""
+    return {"id": id, "created": created, "model": body.model, "system_fingerprint": answering.fingerprint or None}
+
+
+def shape(body: wire.CreateChat) -> dict[str, bool]:
+    """How choices are shown."""
+    return {"logprobs": bool(body.logprobs), "old": bool(body.functions)}
+
+
+def whole(body: wire.CreateChat, answering: Answering, deltas: list[Delta], id: str, created: int) -> wire.Chat:
+    """The whole answer, of one delta for each choice."""
+    return wire.Chat(
+        **facts(body, answering, id, created),
+        choices=[choice(delta, **shape(body)) for delta in deltas],
+        usage=usage(answering.usage),
+        metadata=body.metadata if body.store else None,
+        luthier=ignored_by(body),
+    )
 
 
 def usage(used: Used) -> Usage:

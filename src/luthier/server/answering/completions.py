@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from luthier.inference.serving.ask import Asked, Delta, TokenInfo
+from luthier.inference.serving.ask import Answering, Asked, Delta, TokenInfo, Usage
+from luthier.server.answering import chats
 from luthier.server.errors import invalid
 from luthier.server.wire import completions as wire
+from luthier.server.wire._base import ignored_by
 
 DEFAULT_TOKENS = 16
 """The wire's longest answer where nothing is said."""
@@ -50,6 +53,29 @@ def best(answers: list[Delta], num: int) -> list[Delta]:
 def _mean(answer: Delta) -> float:
     said = [info.logprob for info in answer.tokens if info.logprob is not None]
     return sum(said) / len(said) if said else 0.0
+
+
+def facts(body: wire.CreateCompletion, answerings: Sequence[Answering], id: str, created: int) -> dict[str, Any]:
+    """What every answer and every frame says."""
+    return {"id": id, "created": created, "model": body.model, "system_fingerprint": answerings[0].fingerprint or None}
+
+
+def whole(body: wire.CreateCompletion, answerings: Sequence[Answering], found: list[list[Delta]], id: str, created: int) -> wire.Completion:
+    """The whole answer, of one delta for each choice of each prompt."""
+    kept = [delta for answers in found for delta in best(answers, body.n or 1)]
+    choices = [choice(delta, index, logprobs=body.logprobs is not None) for index, delta in enumerate(kept)]
+    usage = chats.usage(used(answerings))
+    return wire.Completion(**facts(body, answerings, id, created), choices=choices, usage=usage, luthier=ignored_by(body))
+
+
+def used(answerings: Sequence[Answering]) -> Usage:
+    """Tokens of several questions."""
+    total = Usage()
+    for answering in answerings:
+        total.prompt += answering.usage.prompt
+        total.completion += answering.usage.completion
+        total.cached += answering.usage.cached
+    return total
 
 
 def choice(delta: Delta, index: int, *, logprobs: bool) -> wire.CompletionChoice:

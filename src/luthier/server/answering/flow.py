@@ -10,7 +10,7 @@ from typing import TypeVar
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from luthier.inference.serving.ask import Answering, Delta, Usage
+from luthier.inference.serving.ask import Answering, Delta
 
 T = TypeVar("T")
 
@@ -95,13 +95,3 @@ async def _left(request: Request) -> None:
     """Return when the connection is closed; the body was read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def used(answerings: Sequence[Answering]) -> Usage:
-    """Tokens of several questions."""
-    total = Usage()
-    for answering in answerings:
-        total.prompt += answering.usage.prompt
-        total.completion += answering.usage.completion
-        total.cached += answering.usage.cached
-    return total

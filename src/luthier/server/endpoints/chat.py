@@ -45,13 +45,8 @@ class Talk:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What every answer and every frame says."""
-        return {"id": self.id, "created": self.created, "model": self.body.model, "system_fingerprint": self.answering.fingerprint or None}
-
-    @property
-    def shape(self) -> dict[str, bool]:
-        """How choices are shown."""
-        return {"logprobs": bool(self.body.logprobs), "old": bool(self.body.functions)}
+        """What every frame says."""
+        return chats.facts(self.body, self.answering, self.id, self.created)
 
 
 @router.post("", response_model=wire.Chat, responses=STREAM | errors(404))
@@ -71,13 +66,7 @@ async def _ended(talk: Talk, deltas: list[Delta]) -> wire.Chat:
     used = talk.answering.usage
     talk.caller.grant.spent(used.prompt + used.completion)
     metrics.tokens(used.prompt, used.completion)
-    answer = wire.Chat(
-        **talk.facts,
-        choices=[chats.choice(delta, **talk.shape) for delta in deltas],
-        usage=chats.usage(used),
-        metadata=talk.body.metadata if talk.body.store else None,
-        luthier=ignored_by(talk.body),
-    )
+    answer = chats.whole(talk.body, talk.answering, deltas, talk.id, talk.created)
     if talk.body.store:
         await to_thread.run_sync(store, talk.ours.database, talk.caller, talk.body, answer)
     return answer
@@ -98,7 +87,7 @@ async def _frames(talk: Talk, first: tuple[int, Delta] | None, rest: flow.Deltas
     try:
         async with aclosing(_from(first, rest)) as deltas:
             async for delta in deltas:
-                new = chats.chunk_choice(delta, **talk.shape, first=delta.index not in answers)
+                new = chats.chunk_choice(delta, **chats.shape(talk.body), first=delta.index not in answers)
                 _add(answers, delta)
                 yield _frame(wire.ChatChunk(**talk.facts, choices=[new], luthier=luthier))
                 luthier = None

@@ -44,9 +44,8 @@ class Writing:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What every answer and every frame says."""
-        fingerprint = self.answerings[0].fingerprint or None
-        return {"id": self.id, "created": self.created, "model": self.body.model, "system_fingerprint": fingerprint}
+        """What every frame says."""
+        return completions.facts(self.body, self.answerings, self.id, self.created)
 
     @property
     def num(self) -> int:
@@ -74,9 +73,8 @@ async def create(
         metrics.first_token(time.monotonic() - begun)
         return StreamingResponse(_frames(writing, first, deltas), media_type=sse.MEDIA_TYPE, headers=sse.HEADERS)
     found = await flow.while_there(request, flow.whole(answerings))
-    best = [delta for answers in found for delta in completions.best(answers, writing.num)]
-    choices = [completions.choice(delta, index, logprobs=writing.logprobs) for index, delta in enumerate(best)]
-    return reply(wire.Completion(**writing.facts, choices=choices, usage=_counted(writing), luthier=ignored_by(body)))
+    _counted(writing)
+    return reply(completions.whole(body, answerings, found, writing.id, writing.created))
 
 
 def _ask(ours: Service, asked: list[Asked], project_id: str) -> list[Answering]:
@@ -93,7 +91,7 @@ def _ask(ours: Service, asked: list[Asked], project_id: str) -> list[Answering]:
 
 
 def _counted(writing: Writing) -> Usage:
-    used = flow.used(writing.answerings)
+    used = completions.used(writing.answerings)
     writing.caller.grant.spent(used.prompt + used.completion)
     metrics.tokens(used.prompt, used.completion)
     return chats.usage(used)

@@ -17,7 +17,6 @@ Endpoint = Literal[
     "/v1/images/edits",
     "/v1/videos",
 ]
-ANSWERED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
 
 class CreateBatch(Asked):
