@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +28,7 @@ from luthier.security.actor import actor_of
 from luthier.security.keys import NewKey
 from luthier.store import files, ids, rows, upgrade
 from luthier.store.archive import MANIFEST
-from luthier.store.audit import Deputy
+from luthier.store.audit import LOCAL, Deputy
 from luthier.store.backup import backup
 from luthier.store.blobs import Blobs
 from luthier.store.database import Database
@@ -284,6 +286,30 @@ def test_files_deleted_while_the_backup_runs_are_in_it(
     restore(tmp_path / "saved", other, tmp_path / "restored")
     with other.database.read() as session:
         assert [other.size(file.digest) for file in session.scalars(select(File).order_by(File.n))] == [len(c) for c in CONTENTS]
+
+
+def test_the_rows_are_those_of_one_moment(database: Database, tmp_path: Path) -> None:
+    """Somebody writes organisations, each with its project, while rows are copied: never one without the other."""
+    stop = threading.Event()
+
+    def found() -> None:
+        for number in itertools.count():
+            with database.write() as session:
+                home = tenants.create_organisation(session, LOCAL, f"home-{number}")
+                tenants.create_project(session, LOCAL, home.id, "room")
+            if stop.is_set():
+                return
+
+    writer = threading.Thread(target=found)
+    writer.start()
+    seen = set()
+    for _ in range(10):
+        _, counts, _ = rows.write(database, tmp_path)
+        seen.add(counts["organisations"])
+        assert counts["organisations"] == counts["projects"] == counts["audit"] / 2
+    stop.set()
+    writer.join()
+    assert len(seen) > 1, "somebody did write meanwhile"
 
 
 def test_a_backup_of_older_tables_is_brought_forward(
