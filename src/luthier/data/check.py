@@ -14,16 +14,19 @@ from pathlib import Path
 
 from luthier.core.errors import LuthierError, StorageError
 from luthier.core.example import Example
-from luthier.core.files import fingerprint, sha256, write_json
+from luthier.core.files import fingerprint, sha256, write_bytes
+from luthier.core.problem import Problem
 from luthier.core.spec import DataSpec
 from luthier.data.bytes import OnBytes
 from luthier.data.content import content, digest
 from luthier.data.duplicates import NEAR_SHARE, Digests, Signatures
+from luthier.data.json_rows import compact
 from luthier.data.press import Press
 from luthier.data.read import as_problem, read
 from luthier.data.recognise import recognise
 from luthier.data.render import Renderer
 from luthier.data.report import Report
+from luthier.data.rules import Severity
 from luthier.data.scan import Scan
 from luthier.data.survey import survey
 from luthier.data.tokenise import complete, made, name_of
@@ -66,13 +69,13 @@ def check(
     path = Path(path)
     held_out = valid or (Path(data.valid) if isinstance(data.valid, str) else None)
     press = Press(renderer, data, context=context, pairs=pairs) if renderer and context else None
-    kept = _Kept(path, held_out, data, press, cache, near) if press and cache else None
+    kept = _Kept([path, *([held_out] if held_out else [])], press, cache, near) if press and cache else None
     if kept and (known := kept.report()):
         return known
     report = Report(str(path))
     scan = Scan(report, data, signatures=Signatures() if near else None, press=press)
     try:
-        report.tokens = _looked(scan, path, cache, on_progress)
+        report.tokens = _looked(scan, path, kept.tables[0] if kept else None, on_progress)
     except LuthierError as error:
         if error.exit_code == 2:
             raise
@@ -81,7 +84,7 @@ def check(
     whole = _Whole(scan)
     whole.conclude()
     if held_out is not None:
-        report.held_out = whole.beside(held_out, cache)
+        report.held_out = whole.beside(held_out, kept.tables[1] if kept else None)
     report.sort()
     if kept and report.ok:
         kept.keep(report)
@@ -89,49 +92,47 @@ def check(
 
 
 class _Kept:
-    """The report of a file without errors, beside its tokens: the same question again is answered without reading a row."""
+    """The report of files without errors, and their tables: the same question again is answered without reading a row."""
 
-    def __init__(self, path: Path, held_out: Path | None, data: DataSpec, press: Press, cache: Path, near: bool) -> None:
-        files = [(str(file), sha256(file)) for file in (path, held_out) if file and file.is_file()]
-        asked = [files, data.model_dump(mode="json", exclude={"file", "valid"}), near]
-        self.cache, self.file = cache, cache / "reports" / f"{name_of(press, fingerprint(asked))}.json"
+    def __init__(self, files: list[Path], press: Press, cache: Path, near: bool) -> None:
+        hashes = [(str(file), sha256(file) if file.is_file() else "") for file in files]
+        asked = [hashes, press.data.model_dump(mode="json", exclude={"file", "valid"}), near]
+        name = name_of(press, fingerprint(asked))
+        self.file = cache / "reports" / f"{name}.json"
+        self.tables = [cache / f"{name}{part}" for part in ("", "-held-out")[: len(files)]]
 
     def report(self) -> Report | None:
-        """The report, where it and all its tables are there."""
+        """The report, where it and all tables are there."""
         try:
-            told = json.loads(self.file.read_text(encoding="utf-8"))
-            report = Report.retold(told["report"])
-            report.tokens = TokenTable.open(self.cache / told["tokens"])
-            report.held_out = TokenTable.open(self.cache / told["held_out"]) if told["held_out"] else None
+            report = Report.retold(json.loads(self.file.read_text(encoding="utf-8")))
+            report.tokens, report.held_out = [*map(TokenTable.open, self.tables), None][:2]
         except (OSError, ValueError, KeyError, TypeError, StorageError):
-            return None  # not there, or damaged: read the file
+            return None  # not there, or damaged: read the files
         return report
 
     def keep(self, report: Report) -> None:
         """Keep what was found."""
-        tables = {"tokens": report.tokens, "held_out": report.held_out}
-        write_json(self.file, {"report": report.told()} | {role: table and table.name for role, table in tables.items()})
+        write_bytes(self.file, compact(report.told()))
 
 
 class _NotKept(Exception):
     """The rows have errors: there will be no table of them."""
 
 
-def _looked(scan: Scan, path: Path, cache: Path | None, on_progress: OnBytes | None) -> TokenTable | None:
+def _looked(scan: Scan, path: Path, table: Path | None, on_progress: OnBytes | None) -> TokenTable | None:
     """Read the file; the table of its tokens, where one is kept."""
-    report, press = scan.report, scan.press
+    report = scan.report
     report.recognition = recognise(path, format=scan.data.format)
     report.bytes = path.stat().st_size
-    if press is None or cache is None:
+    if table is None or scan.press is None:
         survey(scan, path, on_progress=on_progress)
         return None
-    folder = cache / name_of(press, fingerprint([str(path), sha256(path), scan.data.format]))
-    with suppress(_NotKept), made(folder) as part:
+    with suppress(_NotKept), made(table) as part:
         survey(scan, path, into=part, on_progress=on_progress)
         if report.errors:
             raise _NotKept
-        complete(part, press.ledger)
-    return None if report.errors else TokenTable.open(folder)
+        complete(part, scan.press.ledger)
+    return None if report.errors else TokenTable.open(table)
 
 
 class _Whole:
@@ -159,12 +160,15 @@ class _Whole:
         if self.scan.signatures is None:
             self.report.notes.append("Near duplicates were not looked for.")
             return
-        for row, first, share in self.scan.signatures.pairs():
-            if row not in copies:
-                message = f"The row is nearly row {first}: about {share:.0%} in common (from {NEAR_SHARE:.0%} on it is told)."
-                self.scan.warn(
-                    row, "near_duplicate", message, "Keep one if they teach the same.", error=not self.data.allow_near_duplicates
-                )
+        pairs = [pair for pair in self.scan.signatures.pairs() if pair[0] not in copies]
+        severity: Severity = "warning" if self.data.allow_near_duplicates else "error"
+
+        def told(number: int) -> Problem:
+            row, first, share = pairs[number]
+            message = f"The row is nearly row {first}: about {share:.0%} in common (from {NEAR_SHARE:.0%} on it is told)."
+            return Problem(self.report.file, row, "", "near_duplicate", message, "Keep one if they teach the same.", severity)
+
+        self.report.add_alike(len(pairs), told)
         if self.scan.signatures.passed_over:
             limit, after = self.scan.signatures.limit, self.scan.signatures.passed_over
             message = f"Near duplicates were looked for in the first {limit:,} rows; {after:,} rows came after them."
@@ -191,18 +195,18 @@ class _Whole:
             message = f"{len(rare)} labels are at least {IMBALANCE} times rarer than {common} ({most:,} rows): {told}."
             self.scan.warn(0, "label_imbalance", message, "Add rows of the rare labels; the model may never say them.")
 
-    def beside(self, valid: Path, cache: Path | None) -> TokenTable | None:
+    def beside(self, valid: Path, table: Path | None) -> TokenTable | None:
         """Held-out rows must be rows that can be learned from, and none of them may be learned. Returns the table of their tokens."""
         press = self.scan.press
         again = Press(press.renderer, self.data, context=press.context, pairs=press.pairs) if press else None
         held = Scan(Report(str(valid), kept=sys.maxsize), self.data, press=again)
-        table = _looked(held, valid, cache, None)
+        tokens = _looked(held, valid, table, None)
         for problem in held.report.problems:
             self.report.add(problem)
         for row, other in self.scan.digests.common(held.digests):
             message = f"The row is also held out: {valid} row {other}."
             self.scan.warn(row, "leakage", message, "Delete it from one of the two files; otherwise the result is flattered.", error=True)
-        return table
+        return tokens
 
 
 def digests(path: Path, data: DataSpec) -> Digests:

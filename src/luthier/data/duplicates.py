@@ -25,6 +25,7 @@ WORDS_BYTES = 8192
 """So many bytes of a row take part in its signature; the rest of a longer row does not change the estimate much."""
 
 _BATCH_BYTES = 1 << 16  # of words hashed at once: the arrays (8 bytes a byte) stay in the processor's cache
+_PAIRS = 1 << 14  # compared at once: 4 MB
 _EMPTY = np.uint32(0xFFFFFFFF)
 
 
@@ -148,18 +149,19 @@ class Signatures:
         """Row numbers in the order of `table`."""
         return np.array(self._rows, np.int64)
 
-    def pairs(self) -> Iterator[tuple[int, int, float]]:
+    def pairs(self) -> list[tuple[int, int, float]]:
         """Each row with the earliest row it is nearly alike to, and the estimated share of common shingles."""
         table = self.table()
         best, shares = np.arange(len(table)), np.zeros(len(table))
         for earlier, later in _candidates(table):
-            better = np.flatnonzero(earlier < best[later])  # of a row's candidates few are earlier than what it has: the rest costs nothing
-            early, late = earlier[better], later[better]
-            share = (table[early] == table[late]).mean(axis=1)
-            near = share >= NEAR_SHARE
-            best[late[near]], shares[late[near]] = early[near], share[near]
-        for late_row in np.flatnonzero(shares).tolist():
-            yield self._rows[late_row], self._rows[best[late_row]], float(shares[late_row])
+            better = np.flatnonzero(earlier < best[later])  # few candidates are earlier than what a row has already
+            for some in np.split(better, range(_PAIRS, len(better), _PAIRS)):
+                early, late = earlier[some], later[some]
+                share = (table[early] == table[late]).mean(axis=1)
+                near = share >= NEAR_SHARE
+                best[late[near]], shares[late[near]] = early[near], share[near]
+        found, rows = np.flatnonzero(shares), self.rows
+        return list(zip(rows[found].tolist(), rows[best[found]].tolist(), shares[found].tolist(), strict=True))
 
 
 def signatures(texts: list[bytes]) -> NDArray[np.uint16]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -199,9 +200,12 @@ class Moulds:
 
     def __init__(self, renderer: Renderer, learn: str) -> None:
         self._renderer, self._learn = renderer, learn
-        self._words = renderer.tokenizer.words if learn != "everything" else None
         self._ends = np.array(sorted(renderer.end_tokens), np.int32)
         self._made: dict[tuple[int, tuple[str, ...]], Mould | None] = {}
+
+    @cached_property
+    def _words(self) -> Words | None:
+        return self._renderer.tokenizer.words if self._learn != "everything" else None
 
     def lay(self, examples: Sequence[Example]) -> tuple[Columns, list[int]]:
         """Paths of all rows that are not odd, and the places of those that are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -58,6 +59,17 @@ class Report:
         else:
             self.warnings += 1
             self.severities.setdefault(code, "warning")
+
+    def add_alike(self, count: int, problem: Callable[[int], Problem]) -> None:
+        """Count many problems of one code and severity; only those that are kept are made, from their number."""
+        kept = min(count, (self.kept or KEPT) + 1)
+        for number in range(kept):
+            self.add(problem(number))
+        if count > kept:
+            last = problem(kept)
+            self.counts[last.code] += count - kept
+            self.errors += (count - kept) * (last.severity == "error")
+            self.warnings += (count - kept) * (last.severity != "error")
 
     @property
     def ok(self) -> bool:
