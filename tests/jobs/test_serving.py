@@ -16,8 +16,9 @@ from sqlalchemy import select
 from luthier.core.errors import DataError, LuthierError, NotFound, ResultError, SpecError
 from luthier.core.example import Message
 from luthier.inference.generate import generate
-from luthier.inference.serving.ask import Asked
+from luthier.inference.serving.ask import Asked, Delta
 from luthier.jobs.bases import Bases, Bounds
+from luthier.jobs.here import Here
 from luthier.jobs.serving import Host
 from luthier.models import slot
 from luthier.models.load import load
@@ -63,6 +64,11 @@ def host(database: Database) -> Iterator[Host]:
 
 def chat(model: str, question: str = QUESTIONS[0], **changes: Any) -> Asked:
     return Asked(model=model, messages=[Message("user", question)], **{"temperature": 0.0, "max_tokens": 12, **changes})
+
+
+def _here(host: Host) -> Here:
+    assert isinstance(host.engine, Here)
+    return host.engine
 
 
 def said(host: Host, asked: Asked, project: str) -> str:
@@ -191,7 +197,7 @@ def test_adapters_make_room_for_each_other_and_pinned_ones_stay(database: Databa
     try:
         for number in (0, 1, 2, 3, 1):
             assert said(host, chat(names[number]), project) == wanted(tiny, number, QUESTIONS[0])
-            ((_, resident),) = host.bases
+            ((_, resident),) = _here(host).bases
             assert resident.crowd.bytes <= 2 * one
         assert list(resident.crowd.members) == [names[0], names[1]]
         assert not any(name in resident.room.known._roots for name in names[2:]), "what they had read went with them"
@@ -205,11 +211,13 @@ def test_adapters_make_room_for_each_other_and_pinned_ones_stay(database: Databa
 def test_a_forgotten_model_leaves_memory_unless_it_answers(host: Host, database: Database, project: str, tiny: Model) -> None:
     name = tuned.tuned(database, project, 1, base=tiny)
     answering = host.ask(chat(name, max_tokens=200, logit_bias={2: -100}), project)
-    first = next(iter(answering))
-    assert first.text and answering.cancelled.is_set(), "who stops listening has cancelled"
+    deltas = iter(answering)
+    assert isinstance(next(deltas), Delta)
+    deltas.close()  # type: ignore[attr-defined]
+    assert answering.cancelled.is_set(), "who stops listening has cancelled"
     assert said(host, chat(name), project)
     assert host.forget(name)
-    ((_, resident),) = host.bases
+    ((_, resident),) = _here(host).bases
     assert name not in resident.crowd.members
 
 

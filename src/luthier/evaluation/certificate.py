@@ -99,7 +99,7 @@ def replay(model: Model, method: Method | None, folder: Path) -> Replay:
             the first differing probe and token and the largest distance are named.
         StorageError: the certificate cannot be read.
     """
-    content = _read(folder / "certificate.json")
+    content = read(folder)
     for number, probe in enumerate(content["probes"], 1):
         _same_prompt(model.renderer, probe, number)
     sequences = [_path(probe["prompt"], probe["tuned"]["tokens"]) for probe in content["probes"]]
@@ -123,7 +123,7 @@ def replay_prompts(model: Model, method: Method, folder: Path) -> int:
         ResultError: a prompt renders otherwise (``template_drift``), or what was learned is ignored (``certificate``).
         StorageError: the certificate cannot be read.
     """
-    probes = _read(folder / "certificate.json")["probes"]
+    probes = read(folder)["probes"]
     for number, probe in enumerate(probes, 1):
         _same_prompt(model.renderer, probe, number)
     sequences = [_path(probe["prompt"], probe["tuned"]["tokens"]) for probe in probes[:1]]
@@ -145,7 +145,13 @@ def prompt_of(renderer: Renderer, example: Example) -> list[int]:
     return renderer.prompt_of(example)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(folder: Path) -> dict[str, Any]:
+    """The certificate in `folder`, as it was written.
+
+    Raises:
+        StorageError: it cannot be read, or another version wrote it.
+    """
+    path = folder / "certificate.json"
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -165,7 +171,9 @@ def _plain(example: Example) -> dict[str, Any]:
     return {"source": asdict(example.source), "form": example.form, "messages": messages, "tools": example.tools, "text": example.text}
 
 
-def _example(plain: dict[str, Any]) -> Example:
+def example_of(probe: dict[str, Any]) -> Example:
+    """What a probe of a certificate asks, as a row."""
+    plain = probe["example"]
     messages = [Message(**message) for message in plain["messages"]]
     return Example(Source(**plain["source"]), form=plain["form"], messages=messages, tools=plain["tools"], text=plain["text"])
 
@@ -181,7 +189,7 @@ def _path(prompt: list[int], tokens: list[int]) -> Sequence:
 
 
 def _same_prompt(renderer: Renderer, probe: dict[str, Any], number: int) -> None:
-    now, then = prompt_of(renderer, _example(probe["example"])), probe["prompt"]
+    now, then = prompt_of(renderer, example_of(probe)), probe["prompt"]
     if now == then:
         return
     place = next((i for i, (a, b) in enumerate(zip(now, then, strict=False)) if a != b), min(len(now), len(then)))
