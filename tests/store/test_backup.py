@@ -223,7 +223,17 @@ def test_backups_of_newer_versions(blobs: Blobs, key: NewKey, other: Blobs, runs
 
 
 @pytest.mark.parametrize(
-    "name", ["runs/../../etc/passwd", "/etc/passwd", "runs/x/../../y", "database/../x.jsonl", "blobs/sha256/ab/short", "else", "runs/x"]
+    "name",
+    [
+        "runs/../../etc/passwd",
+        "/etc/passwd",
+        "runs/x/../../y",
+        "database/../x.jsonl",
+        "blobs/sha256/ab/short",
+        f"blobs/sha256/ab/{'1' * 64}",
+        "else",
+        "runs/x",
+    ],
 )
 def test_a_backup_that_leads_out_of_its_place(name: str, blobs: Blobs, key: NewKey, other: Blobs, runs: Path, tmp_path: Path) -> None:
     backup(blobs, runs, tmp_path / "saved")

@@ -108,6 +108,12 @@ def test_an_address_that_is_none(url: str) -> None:
     assert raised.value.code == "database_url" and "secret" not in str(raised.value)
 
 
+def test_a_file_is_the_same_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    database = Database.connect("sqlite:///x.db")
+    assert database.file == tmp_path / "x.db" and str(database.engine.url) == f"sqlite:///{tmp_path}/x.db"
+
+
 def test_a_server_that_is_not_there_is_told_without_its_password() -> None:
     database = Database.connect("postgresql://luthier:secret@127.0.0.1:1/nothing")
     with pytest.raises(StorageError, match="cannot be reached") as raised, database.read():

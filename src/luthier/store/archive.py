@@ -46,6 +46,11 @@ class Entry:
     bytes: int
     sha256: str
 
+    @property
+    def is_safe(self) -> bool:
+        """Whether it leads to its place and nowhere else; a blob's place is its SHA-256."""
+        return bool(SAFE.fullmatch(self.name)) and (not self.name.startswith("blobs/") or self.name.endswith(f"/{self.sha256}"))
+
 
 @dataclass(slots=True)
 class Manifest:
@@ -83,8 +88,8 @@ class Manifest:
                     code="backup_newer",
                 )
             manifest = cls(**fields | {"files": [Entry(**entry) for entry in fields["files"]]})
-            if odd := [entry.name for entry in manifest.files if not SAFE.fullmatch(entry.name)]:
-                raise ValueError(f"a file named {odd[0]!r}")
+            if odd := next((entry for entry in manifest.files if not entry.is_safe), None):
+                raise ValueError(f"a file named {odd.name!r}")
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(where, f"its manifest cannot be read: {error!r}") from error
         return manifest

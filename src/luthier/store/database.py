@@ -135,7 +135,9 @@ def _address(url: str) -> URL:
             remedy="Take sqlite:///FILE.",
             code="database_url",
         )
-    return address.set(drivername="sqlite" if kind == "sqlite" else "postgresql+psycopg")
+    if kind == "sqlite":  # absolute: processes that are started elsewhere must mean the same file
+        return address.set(drivername="sqlite", database=str(Path(str(address.database)).absolute()))
+    return address.set(drivername="postgresql+psycopg")
 
 
 def _postgres(address: URL) -> Engine:
