@@ -48,11 +48,11 @@ from luthier.store.upgrade import open_database
 
 SETTINGS = {
     "quality": "draft",
-    "train": {"seed": 5, "epochs": 4, "rows_per_step": 4, "save_every": 2, "validate_every": 5, "patience": 0},
+    "train": {"seed": 5, "epochs": 8, "rows_per_step": 4, "save_every": 2, "validate_every": 5, "patience": 0},
     "evaluate": {"rows": 2, "max_tokens": 4},
 }
-STEPS = 36
-"""36 of 40 rows, 4 at a time, 4 times."""
+STEPS = 72
+"""36 of 40 rows, 4 at a time, 8 times."""
 
 SLOWEST = 900.0
 """Seconds without any news after which the jobs are taken to hang."""
@@ -316,7 +316,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=20)
     parser.add_argument("--database", default="sqlite")
     parser.add_argument("--no-api", action="store_true", help="make jobs in the database; nothing but worker and child is killed")
-    parser.add_argument("--pause", type=float, default=4.0, help="seconds between kills, on average")
+    parser.add_argument("--pause", type=float, default=3.0, help="seconds between kills, on average")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     began = time.monotonic()
