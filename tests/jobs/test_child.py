@@ -201,7 +201,7 @@ def test_a_job_killed_after_its_run_was_complete_ends_once(
         with pytest.raises(KeyboardInterrupt):
             child.work(service.database, service.blobs, mine)
     assert folder_of(home, job_id).state()["state"] == "succeeded"
-    queue.release(service.database, mine, crash="killed by SIGKILL")
+    queue.release(service.database, mine, crash="killed by SIGKILL", how=queue.KILLED)
     run(service)
     job = service.job(job_id)
     assert (job.state, len(job.result_files), len(service.events(job_id, "metrics"))) == ("succeeded", 1, 6)

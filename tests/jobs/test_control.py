@@ -64,7 +64,7 @@ def test_a_pause_is_taken_back_before_it_happens_and_a_cancel_overrules_it(servi
         control.pause(service.database, queued, service.who)
     with pytest.raises(SpecError):
         control.resume(service.database, queued, service.who)
-    queue.release(service.database, mine, crash="killed by SIGKILL")
+    queue.release(service.database, mine, crash="killed by SIGKILL", how=queue.KILLED)
     assert service.job(queued).state == "cancelled"
 
 

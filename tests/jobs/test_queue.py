@@ -81,18 +81,46 @@ def test_a_released_job_waits_at_its_old_place(service: Service, rows: Any) -> N
     assert service.job(second).state == "queued"
 
 
+def crash(service: Service, job_id: str, **how: Any) -> float:
+    """A child ends by itself; returns the seconds its job then waits, which pass."""
+    mine = take(service)
+    assert mine.job_id == job_id
+    release(service.database, mine, crash="it ended with 1: no room", **how)
+    until = service.job(job_id).lease_until or time.time()
+    with service.database.write() as session:
+        queue.locked(session, job_id).lease_until = None
+    return float(until - time.time())
+
+
 def test_a_child_that_always_crashes_ends_its_job_but_one_that_gets_on_does_not(service: Service, rows: Any) -> None:
     (job_id,) = waiting(service, rows)
-    for _ in range(queue.MOST_CRASHES - 1):
-        release(service.database, take(service), crash="it ended with 1: no room")
+    for _ in range(queue.CRASHED.most - 1):
+        crash(service, job_id)
     assert service.job(job_id).state == "queued"
     with service.database.write() as session:
         queue.locked(session, job_id).attempts = 0  # as the relay does with every step
-    for _ in range(queue.MOST_CRASHES):
-        release(service.database, take(service), crash="it ended with 1: no room")
+    for _ in range(queue.CRASHED.most):
+        crash(service, job_id)
     job = service.job(job_id)
     assert (job.state, job.error["code"], job.worker_id) == ("failed", "process_lost", None)
     assert "it ended with 1: no room" in job.error["message"]
+
+
+def test_after_a_crash_a_job_waits_longer_each_time_and_lets_others_go_before_it(service: Service, rows: Any) -> None:
+    first, second = waiting(service, rows, 2)
+    waits = [crash(service, first, how=queue.TROUBLED) for _ in range(3)]
+    assert waits == [pytest.approx(wait, abs=2) for wait in (5, 10, 20)]
+    release(service.database, take(service), crash="it ended with 3: disk full", how=queue.TROUBLED)
+    assert (service.job(first).state, service.job(first).attempts) == ("queued", 4)
+    assert take(service).job_id == second
+    assert claim(service.database, worker_id="worker_a", device="cpu") is None, "it waits"
+    assert crash_pause_of_a_kill(service, second) == 0, "who was killed goes on at once"
+
+
+def crash_pause_of_a_kill(service: Service, job_id: str) -> float:
+    job = service.job(job_id)
+    release(service.database, Claim(job_id, job.token, "cpu"), crash="killed by SIGKILL", how=queue.KILLED)
+    return service.job(job_id).lease_until or 0.0
 
 
 def test_what_a_dead_worker_held_is_given_back(service: Service, rows: Any) -> None:

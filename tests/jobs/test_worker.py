@@ -172,6 +172,7 @@ def test_a_child_that_is_killed_waits_again_and_one_that_crashes_says_why(
         return Child(claim, subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(1)"], start_new_session=True))
 
     monkeypatch.setattr(Child, "start", crashing)
+    monkeypatch.setattr(queue, "LONGEST_PAUSE", 0.01)
     until(lambda: service.job(job_id).state == "failed", looking=one)
     error = service.job(job_id).error
     assert error["code"] == "process_lost"

@@ -2,8 +2,9 @@
 
     python -m luthier.jobs.child JOB TOKEN DEVICE       LUTHIER_DATABASE says where the job is
 
-It ends with 0 when the job's state says what came of it, with 130 when it was asked to stop and everything is saved, and with anything
-else when it failed in a way that is not the job's own fault. SIGTERM asks it to stop at its next step. It never outlives its worker.
+It ends with 0 when the job's state says what came of it, with 130 when it was asked to stop and everything is saved, with 3 when disk or
+database are in trouble or the job was taken away, and with anything else after a bug. SIGTERM asks it to stop at its next step. It
+never outlives its worker.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from luthier.data.render import Renderer
 from luthier.jobs import inputs, outcome, run
 from luthier.jobs.inputs import Inputs
 from luthier.jobs.prepare import inspect
-from luthier.jobs.processes import STOPPED, leave_with_worker
+from luthier.jobs.processes import STOPPED, TROUBLE, leave_with_worker
 from luthier.jobs.queue import CHECKING, Claim, fenced
 from luthier.jobs.relay import Relay
 from luthier.models.config import read_config
@@ -32,9 +33,6 @@ from luthier.store.database import Database, default_url
 from luthier.store.holding import LOCK, held
 from luthier.store.runs import RunFolder
 from luthier.store.tables.jobs import Job
-
-TAKEN = 5
-"""Exit status of a child whose job has another holder."""
 
 LOCK_PATIENCE = 60.0
 """Seconds to wait for the process that held the run before: it is being killed."""
@@ -51,7 +49,8 @@ def main() -> None:
     except (Interrupted, KeyboardInterrupt):
         sys.exit(STOPPED)
     except StorageError as error:
-        sys.exit(TAKEN if error.code == "run_taken" else f"{error.code}: {error.what} {error.remedy}")
+        sys.stderr.write(f"{error.code}: {error.what} {error.remedy}\n")
+        sys.exit(TROUBLE)
 
 
 def work(database: Database, blobs: Blobs, mine: Claim) -> None:
@@ -71,7 +70,9 @@ def work(database: Database, blobs: Blobs, mine: Claim) -> None:
                 _check(database, job, mine, given)
             else:
                 _run(database, blobs, job, mine, given, relay)
-    except (Interrupted, StorageError):
+    except (Interrupted, StorageError) as error:
+        if error.code == "disk_short":  # it asks for more than there is, and would again
+            return outcome.failed(database, mine, given.error(error), relay=relay)
         relay.close()
         raise
     except LuthierError as error:

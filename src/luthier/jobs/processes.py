@@ -29,6 +29,9 @@ MARK = "LUTHIER_CHILD"
 STOPPED = 130
 """Exit status of a child that was asked to stop and has saved everything."""
 
+TROUBLE = 3
+"""Exit status of a child that met trouble which is not the job's fault: disk, database, a run that another process holds."""
+
 WORKER_IS_GONE = 4
 """Exit status of a child whose pipe closed."""
 

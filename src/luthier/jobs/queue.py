@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
+from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from luthier.core.errors import StorageError
@@ -30,9 +30,30 @@ LEASE = 30.0
 CHECKING = "files"
 """The slot in which files are checked: it takes no device, so that bad data is told while another job trains."""
 
-MOST_CRASHES, MOST_KILLS = 3, 10
-"""How often a job's child may end without a step in between before the job fails: by itself, and killed from outside. More than once,
-because memory or disk may be short just now; not for ever, because it may be the job's own fault."""
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A way to lose a child.
+
+    Attributes:
+        most: how often it may happen without a step in between before the job fails. Not for ever: it may be the job's own fault.
+        pause: seconds the job then waits, doubled each time.
+    """
+
+    most: int
+    pause: float
+
+
+KILLED = Loss(10, 0.0)
+"""From outside: by somebody, or because memory ran out."""
+
+TROUBLED = Loss(20, 5.0)
+"""Disk or database were in trouble, which would end a whole queue of jobs: an hour and a quarter of tries."""
+
+CRASHED = Loss(3, 5.0)
+"""By itself."""
+
+LONGEST_PAUSE = 300.0
 
 
 class Taken(StorageError):
@@ -92,22 +113,24 @@ def wanted(database: Database, claims: Iterable[Claim]) -> dict[Claim, str | Non
         return {by_id[row.id]: row.wanted for row in rows if row.token == by_id[row.id].token and row.state not in OVER}
 
 
-def release(database: Database, mine: Claim, *, crash: str = "", most: int = MOST_CRASHES) -> None:
+def release(database: Database, mine: Claim, *, crash: str = "", how: Loss = CRASHED) -> None:
     """The child of a claim is gone. If the job is not over: do what is wanted of it, or let it wait again at its old place.
 
     Args:
-        crash: how the child ended, where nobody had asked it to stop. most: ends of that kind before the job fails.
+        crash: how the child ended, in words, where nobody had asked it to stop. how: which kind of loss that is.
     """
     with database.write() as session:
         job = _mine(session, mine)
         if job is None:
             return
         job.attempts += bool(crash)
-        if crash and job.attempts >= most and job.wanted is None:
+        if crash and job.attempts >= how.most and job.wanted is None:
             what = f"The process that did the work ended {job.attempts} times without getting further, at last so: {crash}."
             move(session, job, "failed", what, level="error", error={"code": "process_lost", "message": what, "param": None})
-        else:
-            _give_back(session, job, f"Its process was lost ({crash}); it goes on from its last checkpoint." if crash else "")
+            return
+        _give_back(session, job, f"Its process was lost ({crash}); it goes on from its last checkpoint." if crash else "")
+        if crash and how.pause:
+            job.lease_until = time.time() + min(LONGEST_PAUSE, how.pause * 2 ** (job.attempts - 1))
 
 
 def recover(database: Database, worker_id: str) -> int:
@@ -151,12 +174,10 @@ def position(session: Session, job: Job) -> int | None:
 
 
 def _waiting(device: str) -> Select[Job]:
-    lost: ColumnElement[bool] = Job.lease_until < time.time()
-    if device == CHECKING:
-        fit = and_(Job.state == "validating_files", or_(Job.worker_id.is_(None), lost))
-    else:
-        fit = or_(Job.state == "queued", and_(Job.state == "running", lost))
-    return select(Job).where(fit).order_by(Job.n).limit(1).with_for_update(skip_locked=True)
+    """Those nobody holds; what runs is held until its lease runs out, and what has just crashed waits as long as its own says."""
+    states = ("validating_files",) if device == CHECKING else ("queued", "running")
+    free = or_(Job.lease_until.is_(None), Job.lease_until < time.time())
+    return select(Job).where(Job.state.in_(states), free).order_by(Job.n).limit(1).with_for_update(skip_locked=True)
 
 
 def _mine(session: Session, mine: Claim) -> Job | None:

@@ -105,7 +105,7 @@ class Worker:
             self._patiently(self.look)
             self.asked.wait(self.settings.moment) if not self.asked.is_set() else time.sleep(self.settings.moment)
         self._patiently(self._leave)
-        thread.join()
+        thread.join(webhooks.PATIENCE)
 
     def look(self) -> None:
         """One round."""
@@ -139,9 +139,9 @@ class Worker:
             if status is None:
                 continue
             self.say(f"{child.claim.job_id} {child.claim.device}: ended with {status}")
-            killed, asked = status < 0, child.kill_at > 0 or status == processes.STOPPED
+            asked = child.kill_at > 0 or status == processes.STOPPED
             crash = "" if status == 0 or asked else self._how(child, status)
-            queue.release(self.database, child.claim, crash=crash, most=queue.MOST_KILLS if killed else queue.MOST_CRASHES)
+            queue.release(self.database, child.claim, crash=crash, how=_loss(status))
             self.children.remove(child)
 
     def _renew(self) -> None:
@@ -166,7 +166,7 @@ class Worker:
         try:
             child = Child.start(claim, worker_id=self.id, database=self.settings.database, log=log, threads=threads)
         except OSError as error:
-            queue.release(self.database, claim, crash=f"it could not be started: {error}")
+            queue.release(self.database, claim, crash=f"it could not be started: {error}", how=queue.TROUBLED)
             return
         self.children.append(child)
         self.say(f"{claim.job_id} {claim.device}: process {child.process.pid}, token {claim.token}")
@@ -242,6 +242,11 @@ class Worker:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _loss(status: int) -> queue.Loss:
+    """What an exit status means."""
+    return queue.KILLED if status < 0 else queue.TROUBLED if status == processes.TROUBLE else queue.CRASHED
 
 
 @contextmanager

@@ -41,7 +41,8 @@ class Beside:
     @classmethod
     def worker(cls, settings: Settings) -> Beside:
         """The worker of this host, unless the settings want none. Addresses go by the environment: they may hold passwords."""
-        command = [sys.executable, "-m", "luthier", "worker", "--with-parent"] if settings.worker else []
+        private = ["--private-webhooks"] if settings.private_webhooks else []
+        command = [sys.executable, "-m", "luthier", "worker", "--with-parent", *private] if settings.worker else []
         environment = dict(os.environ, LUTHIER_DATABASE=settings.database_url())
         if settings.blobs:
             environment["LUTHIER_BLOBS"] = settings.blobs
