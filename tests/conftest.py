@@ -76,6 +76,50 @@ def tiny_model(tiny_renderer: Any) -> Callable[..., Any]:
     return make
 
 
+TINY_ENCODER: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 320,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+}
+
+
+@pytest.fixture(scope="session")
+def plain_renderer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The bytes of `tiny_renderer`, between [CLS] and [SEP]: how encoders read."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    from luthier.data.render import Renderer
+
+    folder = tmp_path_factory.mktemp("plain")
+    pieces = ["[PAD]", "[CLS]", "[SEP]", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(pieces[:3])
+    around = {"single": "[CLS] $A [SEP]", "pair": "[CLS] $A [SEP] $B:1 [SEP]:1", "special_tokens": [("[CLS]", 1), ("[SEP]", 2)]}
+    tokenizer.post_processor = processors.TemplateProcessing(**around)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"sep_token": "[SEP]", "cls_token": "[CLS]", "pad_token": "[PAD]"}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    return Renderer.from_folder(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(plain_renderer: Any) -> Callable[..., Any]:
+    """Make a small encoder from random weights: ``tiny_encoder("roberta", "RobertaForMaskedLM", seed=3)``."""
+    from luthier.models.load import fresh
+
+    def make(model_type: str = "bert", architecture: str = "BertModel", *, seed: int = 0, dtype: str = "float32", **changes: Any) -> Any:
+        config = TINY_ENCODER | {"model_type": model_type, "architectures": [architecture]} | changes
+        return fresh(config, renderer=plain_renderer, seed=seed, dtype=dtype, name="tiny")
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """PostgreSQL, started by the first test that asks for it; each worker of xdist has its own."""

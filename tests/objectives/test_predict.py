@@ -227,7 +227,8 @@ def test_states_that_lie_beside_the_rows_are_not_computed_again(tiny_model: Any,
     known = Beside(laid, {STATE: observed(model, laid, range(len(laid)), lambda forest: forest.states_ND)})
     model.network = None
     (pack,) = planned(list(known), 10_000).packs
-    model.family = type("Nowhere", (), {"embedding": staticmethod(lambda _: torch.nn.Embedding(1, 32))})
+    known = {"embedding": staticmethod(lambda _: torch.nn.Embedding(1, 32)), "summary": staticmethod(lambda _, states, words: states)}
+    model.family = type("Nowhere", (), known)
     found = objective.loss(Forest(model, pack))
     found.backward()
     assert found.item() == pytest.approx(wanted.item(), rel=1e-6)

@@ -52,6 +52,8 @@ class Example:
             template when the model has none), ``preference`` (messages is the prompt; chosen and rejected are its two
             continuations), ``judged`` (the same with one of the two), ``text`` (plain text, all of it learned).
         label: the answer as a class name where the data says it is one (a CSV's label column), else empty.
+        pair: the second of two texts the row is about, e.g. a premise and a claim. It also stands at the end of the question, behind an
+            empty line, for models that read one text.
         group: value of the grouping field that keeps related rows on one side of the split, else empty.
     """
 
@@ -63,6 +65,7 @@ class Example:
     rejected: list[Message] = field(default_factory=list)
     text: str = ""
     label: str = ""
+    pair: str = ""
     group: str = ""
 
     @property

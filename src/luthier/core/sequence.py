@@ -26,12 +26,14 @@ class Sequence:
         part: what this path is within its row: empty, or ``chosen`` / ``rejected`` for a preference pair.
         beside: what else is known of its learned tokens, by name: arrays whose first axis runs over them, in order. A reference's
             log-probabilities, a class.
+        apart: it shares no beginning with others: what its tokens mean depends on more than what precedes them.
     """
 
     tokens: NDArray[np.int32]
     weights: NDArray[np.float32]
     part: str = ""
     beside: dict[str, NDArray[Any]] = field(default_factory=dict)
+    apart: bool = False
 
 
 @dataclass(slots=True)

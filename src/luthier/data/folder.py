@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.files import write_json, write_text
+from luthier.data.plain import ENCODERS
 from luthier.data.tokenizer import Tokenizer, read_json, special_texts
 
 
@@ -19,6 +20,7 @@ class Parts:
         templates: Jinja text by name: ``default``, perhaps ``tool_use``.
         ends: ids that end an answer, by the model's files. end: the first of them to use where a template writes none.
         prefix: ids the tokenizer puts before a plain text.
+        plain: the model reads text as it stands (`luthier.data.plain`).
         config, generation: contents of tokenizer_config.json and generation_config.json.
     """
 
@@ -31,6 +33,7 @@ class Parts:
     prefix: list[int]
     config: dict[str, Any]
     generation: dict[str, Any]
+    plain: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What decides token ids, as plain fields for another process. (The two files are only there to be written again.)"""
@@ -75,16 +78,19 @@ def read_parts(folder: Path) -> Parts:
         prefix=_prefix(tokenizer, begin, config.get("add_bos_token")),
         config=config,
         generation=generation,
+        plain=model.get("model_type") in ENCODERS,
     )
 
 
 def write_parts(parts: Parts, folder: Path, *, templates: dict[str, str], ends: frozenset[int]) -> None:
-    """Write everything `read_parts` reads, with the templates and end tokens as they were used."""
+    """Write everything `read_parts` reads, with the templates and end tokens as they were used (none where text is read as it stands)."""
     folder.mkdir(parents=True, exist_ok=True)
     parts.tokenizer.save(folder)
     config = {key: value for key, value in parts.config.items() if key != "chat_template"}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **parts.variables, **config}
     write_json(folder / "tokenizer_config.json", config)
+    if parts.plain:
+        return
     write_json(
         folder / "generation_config.json",
         {**parts.generation, **read_json(folder / "generation_config.json"), "eos_token_id": sorted(ends)},

@@ -195,7 +195,7 @@ class Moulds:
     """Lays out rows, many at once, with the moulds of one model.
 
     Args:
-        learn: as in `Renderer.render`. Where ``everything`` is learned, all rows are odd.
+        learn: as in `Renderer.render`. Where ``everything`` is learned, and for an encoder, all rows are odd.
     """
 
     def __init__(self, renderer: Renderer, learn: str) -> None:
@@ -205,7 +205,8 @@ class Moulds:
 
     @cached_property
     def _words(self) -> Words | None:
-        return self._renderer.tokenizer.words if self._learn != "everything" else None
+        plain = self._renderer.plain is not None  # an encoder's rows have neither turns nor a template
+        return None if plain or self._learn == "everything" else self._renderer.tokenizer.words
 
     def lay(self, examples: Sequence[Example]) -> tuple[Columns, list[int]]:
         """Paths of all rows that are not odd, and the places of those that are."""

@@ -12,6 +12,7 @@ from luthier.core.files import fingerprint
 from luthier.core.sequence import Sequence
 from luthier.data.folder import Parts, read_parts, write_parts
 from luthier.data.paths import Paths
+from luthier.data.plain import BETWEEN, Plain, text_of
 from luthier.data.probe import approve
 from luthier.data.refusals import teaches_nothing
 from luthier.data.shape import shape_of
@@ -31,24 +32,26 @@ class Renderer:
         end_tokens: ids that end an answer, from the model's files and from its template.
         end_token: the one a learned answer ends with. vocab_size: one more than the largest id.
         has_template: the model came with a chat template of its own; else a built-in one is used, and `notes` says so.
-        notes: what a user should read once about this model's rendering. script: the template of conversations without tools.
+        plain: how an encoder reads text, which knows no template; None for everybody else.
+        notes: what a user should read once about this model's rendering.
     """
 
     def __init__(self, parts: Parts) -> None:
         self.parts, self.tokenizer = parts, parts.tokenizer
         self.vocab_size = self.tokenizer.size
         self.notes: list[str] = []
-        sources = {name: source for name, source in parts.templates.items() if source not in BUILT_IN}
+        self.plain = Plain(self.tokenizer, where=parts.where) if parts.plain else None
+        sources = {name: source for name, source in parts.templates.items() if source not in BUILT_IN and self.plain is None}
         self.has_template = "default" in sources
-        if not self.has_template:
+        if not self.has_template and self.plain is None:
             sources = {"default": self._built_in()}
         for source in sources.values():
             approve(source, variables=parts.variables, where=parts.where)
         self.sources = sources
         self._scripts = {name: self._script(source) for name, source in sources.items()}
-        self.script = self._scripts["default"]
-        self.end_token = self.script.ending.token
-        self.end_tokens = frozenset(parts.ends | {script.ending.token for script in self._scripts.values()})
+        self.end_token = self.plain.suffix[-1] if self.plain else self.script.ending.token
+        ends = {self.end_token} if self.plain else parts.ends
+        self.end_tokens = frozenset(ends | {script.ending.token for script in self._scripts.values()})
         self.fingerprint = fingerprint(
             [
                 VERSION,
@@ -61,6 +64,11 @@ class Renderer:
                 self.has_template,
             ]
         )
+
+    @property
+    def script(self) -> Script:
+        """The template of conversations without tools; an encoder has none."""
+        return self._scripts["default"]
 
     @classmethod
     def from_folder(cls, folder: Path) -> Renderer:
@@ -81,7 +89,11 @@ class Renderer:
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of ids, special tokens included."""
-        return self.tokenizer.decode(tokens)
+        return self.plain.words(tokens) if self.plain else self.tokenizer.decode(tokens)
+
+    def length(self, path: Sequence) -> int:
+        """Tokens of a path that the network reads; an encoder's answer is none of them."""
+        return self.plain.length(path) if self.plain else len(path.tokens)
 
     def prompt(self, messages: list[Message], *, tools: Several[dict[str, object]] = ()) -> list[int]:
         """What the server feeds before the model's next answer.
@@ -89,10 +101,15 @@ class Renderer:
         Raises:
             DataError: the template refuses the conversation.
         """
+        if self.plain:
+            return self.plain.read(BETWEEN.join(message.content for message in messages))
         return self.tokenizer.encode(self._for(tools).text(messages, tools=tools, generate=True))
 
     def prompt_of(self, example: Example) -> list[int]:
         """What precedes the last answer of a row (for a pair: its two answers): evaluation generates from here."""
+        if self.plain:
+            (strand,) = self.strands(example)
+            return self.encode_turn(strand.turns[0])[0]
         if example.form == "text":
             return list(self.parts.prefix)
         if self.joins(example):
@@ -125,6 +142,9 @@ class Renderer:
 
     def warm(self, strands: Iterable[Strand]) -> None:
         """Encode the texts of many strands in one batch; laying them out then only looks ids up."""
+        if self.plain:
+            self.tokenizer.warm([text for strand in strands for turn in strand.turns for text in (turn.prompt, turn.pair)])
+            return
         self.tokenizer.warm([text for strand in strands for text in strand.texts()])
 
     def lay(self, strand: Strand) -> list[Sequence]:
@@ -145,16 +165,24 @@ class Renderer:
         The prompt is encoded as a whole, as the server does. The answer's ids are those it has behind the prompt, where the prompt's
         own ids are unchanged by it; where they would merge across the boundary, the answer is encoded by itself.
         """
+        if self.plain:
+            return self.plain.read(turn.prompt, turn.pair), self.plain.spell(turn.answer)
         prompt, whole = self.tokenizer.encode_many([turn.prompt, turn.prompt + turn.answer])
         answer = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._alone(turn.answer)
         return prompt, answer if answer and answer[-1] in self.end_tokens else [*answer, self.end_token]
 
     def turn(self, messages: Several[Message], index: int, *, tools: Several[dict[str, object]] = ()) -> Turn:
         """One answer in its place, as text."""
+        if self.plain:
+            return Turn(
+                BETWEEN.join(message.content for message in messages[:index]), messages[index].content, messages[index].weight, index
+            )
         return self._for(tools).turn(messages, index, tools=tools)
 
     def _strands(self, example: Example, learn: str) -> list[Strand]:
         everything = learn == "everything"
+        if self.plain:
+            return [self._whole(example)]
         if example.form == "text":
             return [Strand([Turn("", example.text, 1.0, 0)], prefix=self.parts.prefix)]
         if self.joins(example):
@@ -164,6 +192,22 @@ class Renderer:
             sides = {"chosen": example.chosen, "rejected": example.rejected}
             return [self._strand(example, learn, answer, side) for side, answer in sides.items() if answer]
         return [self._strand(example, learn)]
+
+    def _whole(self, example: Example) -> Strand:
+        """A row as an encoder reads it: what stands before its last answer, and that answer."""
+        if example.sided:
+            raise DataError(
+                "An encoder reads one text and says what it is; two answers to compare are for a model that writes.",
+                where=str(example.source),
+                remedy="Use rows of a text and its label, or choose a model that writes the next token.",
+                code="encoder_rows",
+            )
+        places = [n for n, message in enumerate(example.messages) if message.role == "assistant" and message.weight > 0]
+        if not places or not example.messages[places[-1]].content:
+            raise teaches_nothing(example.source)
+        said = example.messages[places[-1]]
+        text, pair = text_of(example, example.messages[: places[-1]])
+        return Strand([Turn(text, said.content, said.weight, places[-1], pair)])
 
     def _strand(self, example: Example, learn: str, continuation: Several[Message] = (), part: str = "") -> Strand:
         messages = [*example.messages, *continuation]

@@ -14,9 +14,14 @@ from charset_normalizer import from_bytes
 from luthier.data.bytes import opened
 
 TEXT_NAMES = ("text", "sentence", "utterance", "message", "query", "question", "review", "comment", "body", "content")
+FIRST_NAMES = ("sentence1", "premise", "text1")
+"""Columns that hold the first of two texts; beside one of `PAIR_NAMES`, which holds the second, any of `TEXT_NAMES` does too."""
+PAIR_NAMES = ("pair", "text_pair", "sentence2", "hypothesis", "text2")
 LABEL_NAMES = ("label", "category", "class", "intent", "target", "sentiment", "topic")
 _NAMES = {
     *TEXT_NAMES,
+    *FIRST_NAMES,
+    *PAIR_NAMES,
     *LABEL_NAMES,
     "prompt",
     "completion",

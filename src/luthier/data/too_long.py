@@ -11,6 +11,7 @@ from luthier.core.errors import DataError
 from luthier.core.example import Example, Message
 from luthier.core.sequence import Sequence
 from luthier.data.paths import Paths
+from luthier.data.plain import Plain
 from luthier.data.render import Renderer
 
 System = ("system", "developer")
@@ -37,16 +38,21 @@ def fit(renderer: Renderer, example: Example, sequences: list[Sequence], *, lear
     Args:
         policy: ``refuse``; ``drop``; ``split``: a text becomes windows in which each token is learned once, a dialogue becomes one path
             per answer that lost sight of its oldest turns (whole turns, never the system turn), nothing else is split; ``cut_prompt``:
-            oldest turns go first, then the leftmost prompt tokens behind the begin-of-text token, and never a token of an answer.
+            oldest turns go first, then the leftmost prompt tokens behind the begin-of-text token, and never a token of an answer; an
+            encoder's text loses its end.
 
     Raises:
         DataError: ``too_long``, when the policy is to refuse or cannot make the row fit.
     """
-    longest = max((len(sequence.tokens) for sequence in sequences), default=0)
+    longest = max(map(renderer.length, sequences), default=0)
     if longest <= context:
         return Fitted(sequences)
     if policy == "drop":
         return Fitted([], sum(len(s.tokens) for s in sequences), f"dropped: {longest:,} tokens, the model reads {context:,}")
+    if renderer.plain is not None:
+        if policy == "cut_prompt" and not example.pair:
+            return _without_end(renderer.plain, sequences[0], context)
+        raise _refused(example, longest, context, policy)
     if policy == "split" and example.form == "text":
         return _windows(sequences[0], context)
     if policy == "split" and example.form == "chat":
@@ -56,6 +62,17 @@ def fit(renderer: Renderer, example: Example, sequences: list[Sequence], *, lear
     if policy == "cut_prompt" and example.form != "text":
         return _answer_by_answer(renderer, example, learn=learn, context=context, inside=True)
     raise _refused(example, longest, context, policy)
+
+
+def _without_end(plain: Plain, sequence: Sequence, context: int) -> Fitted:
+    """What an encoder reads of a long text: its beginning."""
+    read = plain.length(sequence)
+    tokens = np.array(plain.ended(sequence.tokens[:read].tolist(), context), np.int32)
+    weights = np.concatenate([np.zeros(len(tokens), np.float32), sequence.weights[read:]])
+    cut = read - len(tokens)
+    return Fitted(
+        [Sequence(np.concatenate([tokens, sequence.tokens[read:]]), weights)], cut, f"cut_prompt: the last {cut} tokens are left out"
+    )
 
 
 def _windows(sequence: Sequence, context: int) -> Fitted:

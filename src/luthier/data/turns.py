@@ -46,12 +46,14 @@ class Turn:
         prompt: text before it, as the server renders it.
         answer: text of the answer with its end (an end the template does not write is added as a token, see `Ending.token`).
         weight: how much it is learned. index: its place in the messages.
+        pair: a second text behind the prompt, for models that read two.
     """
 
     prompt: str
     answer: str
     weight: float
     index: int
+    pair: str = ""
 
 
 @dataclass(slots=True, frozen=True)

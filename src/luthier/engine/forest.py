@@ -61,7 +61,7 @@ class Forest:
     def outputs(self) -> Tensor:
         """What the model's predictor says of every learned pair's state, float32 ``[N, C]``, differentiable."""
         assert self.model.predictor is not None, "an objective that predicts wants a model with a predictor"
-        found: Tensor = self.model.predictor(self.states_ND)
+        found: Tensor = self.model.predictor(self.model.summary(self.states_ND))
         return found
 
     def beside(self, name: str) -> Tensor:

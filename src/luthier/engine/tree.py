@@ -108,6 +108,9 @@ def grove(sequences: Many[Sequence]) -> Grove:
     order = sorted(range(len(sequences)), key=lambda i: sequences[i].tokens.astype(">u4").tobytes())  # these bytes sort as the ids do
     paths = [sequences[i].tokens for i in order]
     common = [0, *(_common(left, right) for left, right in pairwise(paths))]
+    if any(sequence.apart for sequence in sequences):
+        alone = [sequences[i].apart for i in order]
+        common = [0 if alone[n] or alone[n - 1] else length for n, length in enumerate(common)]
     return Grove(sequences, order, _worthwhile([len(path) for path in paths], common))
 
 

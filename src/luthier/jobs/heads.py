@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from luthier.core.events import Listener, Note
+from luthier.core.events import Listener, Note, silence
 from luthier.core.sequence import Rows
 from luthier.core.spec import Part, Spec, checked
 from luthier.data.render import Renderer
@@ -39,13 +39,19 @@ def laid(spec: Spec, rows: Rows, renderer: Renderer) -> Rows:
     return found
 
 
-def headed(spec: Spec, model: Model, method: Any) -> Any:
-    """`method`, which is attached already, with the head the objective asks for; itself where none is asked for."""
+def headed(spec: Spec, model: Model, method: Any, *, listen: Listener = silence) -> Any:
+    """`method`, which is attached already, with the head the objective asks for; itself where none is asked for.
+
+    A base that has a head lends it what both say.
+    """
     meaning = objective(spec).meaning
     if meaning is None:
         return method
-    width = model.embedding().weight.shape[1]
-    model.predictor = Predictor(width, meaning, seed=spec.train.seed, device=model.device)
+    own = model.predictor
+    model.predictor = Predictor(model.width, meaning, seed=spec.train.seed, device=model.device)
+    if own is not None:
+        told = model.predictor.begin_as(own)
+        listen(Note(told))
     return Headed(method)
 
 

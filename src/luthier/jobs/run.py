@@ -162,7 +162,7 @@ def _trained(folder: RunFolder, spec: Spec, model: Model, data: Prepared, listen
     if (folder.path / kind.folder_name).is_dir():
         return Training(folder, spec, model, heads.load(spec, model, folder.path / kind.folder_name), data)
     spec = training.derived(spec, model, data, listen=listen)
-    work = Training(folder, spec, model, training.attach(spec, model), data)
+    work = Training(folder, spec, model, training.attach(spec, model, listen=listen), data)
     fresh, foreseen = folder.last_checkpoint() is None, 0
     if fresh:
         work, foreseen = planning.fitted(work, listen=listen)

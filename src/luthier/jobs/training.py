@@ -11,7 +11,7 @@ import pyarrow.compute
 import torch
 
 from luthier.core.errors import Interrupted, SpecError
-from luthier.core.events import Listener, Note, Stage, Stepped
+from luthier.core.events import Listener, Note, Stage, Stepped, silence
 from luthier.core.sequence import Rows
 from luthier.core.spec import Spec
 from luthier.engine import checkpoint
@@ -70,7 +70,7 @@ def facts(spec: Spec, model: Model, data: Prepared) -> Facts:
     )
 
 
-def attach(spec: Spec, model: Model) -> Any:
+def attach(spec: Spec, model: Model, *, listen: Listener = silence) -> Any:
     """Place what will be trained; the model answers as the base until the first step.
 
     Raises:
@@ -84,7 +84,7 @@ def attach(spec: Spec, model: Model) -> Any:
             code="packed",
         )
     method.attach(model, seed=spec.train.seed)
-    method = heads.headed(spec, model, method)
+    method = heads.headed(spec, model, method, listen=listen)
     if model.num_trained == 0:
         said = ", ".join(f"method.{key} = {value}" for key, value in spec.method.options.items())
         raise SpecError(f"No weight would move: {said}.", remedy="Freeze less, or name targets.", code="bad_value")

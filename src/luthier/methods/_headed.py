@@ -70,10 +70,9 @@ class Headed:
             ModelError: the head is not there, or does not fit the model.
         """
         predictor = Predictor.load(folder, device=model.device)
-        width = model.embedding().weight.shape[1]
-        if predictor.weight.shape[1] != width:
+        if predictor.weight.shape[1] != model.width:
             raise ModelError(
-                f"The head reads states of width {predictor.weight.shape[1]}, {model.name} gives {width}.",
+                f"The head reads states of width {predictor.weight.shape[1]}, {model.name} gives {model.width}.",
                 where=str(folder),
                 remedy="Load it on the base it was tuned on.",
                 code="head_lost",

@@ -12,8 +12,7 @@ from typing import Any, Literal, cast
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from luthier.core.errors import ModelError
@@ -31,6 +30,9 @@ from luthier.models.mapped import forget
 from luthier.models.model import Model
 from luthier.models.quantize import pack, packed_weights
 from luthier.models.slot import slots
+
+_POOLED = frozenset({"BertModel", "RobertaModel"})
+"""Classes that make a pooler of random numbers where the checkpoint has none."""
 
 __all__ = ["find", "fresh", "load", "outline", "save", "shallow"]
 
@@ -53,7 +55,11 @@ def load_folder(folder: Path, *, name: str = "", dtype: DType | torch.dtype = "a
     """`load` for a folder that is already known."""
     config = read_config(checked_folder(folder))
     renderer = Renderer.from_folder(folder)
-    network = _read_network(config, folder, number_format(dtype))
+    network, spare = _read_network(config, folder, number_format(dtype))
+    if spare:
+        renderer.notes.append(
+            f"{len(spare)} weights of this checkpoint are not read: {', '.join(spare[:3])}{' ...' if len(spare) > 3 else ''}."
+        )
     if dtype == "nf4" or dtype == "int8":
         pack(family_of(config.model_type).blocks(network), dtype, device=own_device())
     model = _model(network, config, name=name or folder.name, folder=folder, renderer=renderer, dtype=number_format(dtype), context=context)
@@ -61,7 +67,7 @@ def load_folder(folder: Path, *, name: str = "", dtype: DType | torch.dtype = "a
     model.network.to(own_device())
     forget(folder)
     if (folder / predictor.FOLDER).is_dir():
-        model.predictor = predictor.Predictor.load(folder, device=own_device())
+        model.predictor = predictor.Predictor.load(folder, device=own_device()).requires_grad_(False)
     return model
 
 
@@ -85,7 +91,7 @@ def fresh(
     checked = build_config(config, where="config")
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
-        network = AutoModelForCausalLM.from_config(checked, dtype=torch.float32, attn_implementation=sight.NAME)  # type: ignore[no-untyped-call]
+        network = _made(checked, torch.float32)
     for parameter in network.parameters():
         parameter.data = parameter.data.to(number_format(dtype))  # not network.to(): rotary frequencies stay fp32
     return _model(network, checked, name=name, folder=Path(), renderer=renderer, dtype=number_format(dtype), context=context)
@@ -108,12 +114,18 @@ def shallow(config: PretrainedConfig, *, renderer: Renderer, blocks: int, vocabu
 
 def _without_folder(config: PretrainedConfig, name: str, renderer: Renderer, dtype: torch.dtype, device: torch.device) -> Model:
     with torch.random.fork_rng(devices=[]), _quiet(), device:
-        network = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=sight.NAME)  # type: ignore[no-untyped-call]
+        network = _made(copy.deepcopy(config), dtype)
     family = family_of(config.model_type)
     make_lean(network)
     fuse(network)
     network.eval().requires_grad_(False)
     return Model(name, Path(), network, family, renderer, dtype, family.context(config))
+
+
+def _made(config: PretrainedConfig, dtype: torch.dtype) -> nn.Module:
+    auto = family_of(config.model_type).auto(config)
+    network: nn.Module = auto.from_config(config, dtype=dtype, attn_implementation=sight.NAME)
+    return network
 
 
 def save(model: Model, folder: Path) -> None:
@@ -126,10 +138,20 @@ def save(model: Model, folder: Path) -> None:
     """
     assert not slots(model.network), "merge or restore first: slots are not part of the Hugging Face layout"
     with new_folder(folder) as part, _quiet():
+        _publish(model)
         model.network.save_pretrained(part)  # type: ignore[operator]
         model.renderer.save(part)
         if model.predictor is not None:
             model.predictor.save(part)
+
+
+def _publish(model: Model) -> None:
+    """Let the checkpoint's own head say what the predictor says, so that other software that loads the folder hears the same."""
+    own, mine = model.family.own_head(model.network), model.predictor
+    if own is None or mine is None or (own[1].kind == "tags") != (mine.meaning.kind == "tags"):
+        return
+    linear, labels = mine.linear()
+    model.family.publish(model.network, linear.to(model.dtype), labels, several=mine.meaning.kind in ("labels", "ordinal"))
 
 
 def reload(model: Model, *, dtype: DType | torch.dtype | None = None) -> Model:
@@ -145,10 +167,12 @@ def number_format(dtype: DType | torch.dtype) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}.get(dtype, compute_dtype())
 
 
-def _read_network(config: PretrainedConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
-    for file in sorted(folder.glob("*.safetensors")):
-        _check_header(file)
-    kind = cast(Any, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
+def _read_network(config: PretrainedConfig, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, list[str]]:
+    """The network, and the names of weights that nobody reads."""
+    names = {name for file in sorted(folder.glob("*.safetensors")) for name in _names(file)}
+    family = family_of(config.model_type)
+    kind = cast(Any, family.auto(config, names, where=str(folder))._model_mapping[type(config)])
+    pooler = {"add_pooling_layer": False} if kind.__name__ in _POOLED and not any("pooler." in name for name in names) else {}
     try:
         with _quiet():
             network, found = kind.from_pretrained(
@@ -160,28 +184,31 @@ def _read_network(config: PretrainedConfig, folder: Path, dtype: torch.dtype) ->
                 local_files_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that they come back in `found` and are named
+                **pooler,
             )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"The weights do not load: {error}", where=str(folder), remedy="Fetch the model again.", code="weights") from error
-    _check_complete(found, folder)
+    spare = _check_complete(found, folder, family.SPARE)
     assert isinstance(network, nn.Module)
-    return network
+    return network, spare
 
 
-def _check_header(file: Path) -> None:
+def _names(file: Path) -> list[str]:
+    """Of the weights in a file."""
     try:
-        with safe_open(file, framework="pt"):
-            pass
+        with safe_open(file, framework="pt") as opened:
+            return list(opened.keys())
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"This is not a whole safetensors file: {error}.", where=str(file), remedy="Fetch the model again.", code="weights"
         ) from error
 
 
-def _check_complete(found: dict[str, Any], folder: Path) -> None:
-    """transformers fills missing weights with random numbers and says so in a log line; here it is an error."""
+def _check_complete(found: dict[str, Any], folder: Path, spare: tuple[str, ...]) -> list[str]:
+    """transformers fills missing weights with random numbers and says so in a log line; here it is an error. Returns those to spare."""
+    unread = sorted(name for name in found.get("unexpected_keys", ()) if any(part in name for part in spare))
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        names = sorted(key if isinstance(key, str) else str(key[0]) for key in found.get(kind, ()))
+        names = sorted({key if isinstance(key, str) else str(key[0]) for key in found.get(kind, ())} - set(unread))
         if names:
             raise ModelError(
                 f"{len(names)} weights are {kind.removesuffix('_keys')}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}.",
@@ -189,6 +216,7 @@ def _check_complete(found: dict[str, Any], folder: Path) -> None:
                 remedy="The weights do not belong to this config.json: fetch the model again.",
                 code="weights",
             )
+    return unread
 
 
 def _model(
@@ -212,7 +240,12 @@ def _model(
     make_lean(network)
     if not packed_weights(network):
         fuse(network)
+    if renderer.plain is not None and getattr(config, "type_vocab_size", 0) > 1:
+        cast(Any, network.config).sep_token_id = renderer.end_token  # what tells two texts apart
     model = Model(name, folder, network.eval().requires_grad_(False), family, renderer, dtype, longest if context == "auto" else context)
+    own = family.own_head(model.network)
+    if own is not None:
+        model.predictor = predictor.Predictor.like(*own).requires_grad_(False)
     _check_fit(model)
     return model
 
@@ -226,7 +259,7 @@ def _check_fit(model: Model) -> None:
             remedy="The tokenizer does not belong to these weights: fetch the model again.",
             code="tokenizer",
         )
-    if model.head().bias is not None:
+    if "next-token" in model.family.GIVES and model.head().bias is not None:
         raise ModelError(
             "The head has a bias, which the engine does not compute.",
             where=str(model.folder),

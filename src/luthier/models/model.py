@@ -62,6 +62,11 @@ class Model:
     def _parameters(self) -> list[nn.Parameter]:
         return [*self.network.parameters(), *(self.predictor.parameters() if self.predictor else ())]
 
+    @property
+    def width(self) -> int:
+        """D, numbers of a state."""
+        return int(self.config.get_text_config().hidden_size)
+
     def blocks(self) -> nn.ModuleList:
         """The layers that repeat."""
         return cast(nn.ModuleList, self.family.blocks(self.network))
@@ -92,7 +97,13 @@ class Model:
     @property
     def tied(self) -> bool:
         """Embedding and head are one tensor."""
-        return self.head().weight is self.embedding().weight
+        head = self.network.get_output_embeddings()  # type: ignore[operator]
+        return head is not None and head.weight is self.embedding().weight
+
+    def summary(self, states_ND: Tensor) -> Tensor:
+        """What the predictor reads of the states it is asked about, ``[N, D]``."""
+        words = self.predictor is not None and self.predictor.meaning.kind == "tags"
+        return cast(Tensor, self.family.summary(self.network, states_ND, words=words))
 
     def states(self, *, tokens_T: Tensor, positions_T: Tensor, sight: Sight | None) -> Tensor:
         """States after the final norm, ``[T, D]``, of a forest of tokens; `sight` says who sees whom."""

@@ -9,6 +9,7 @@ N states, D width of a state, C outputs. It lies with the weights of the method 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,12 @@ FOLDER, WEIGHTS, MEANING = "predictor", "weights.safetensors", "meaning.json"
 
 Kind = Literal["class", "labels", "ordinal", "number", "tags", "ranking"]
 """One label of several; any number of labels; labels in an order; a number; a label for every word; which of two is better."""
+
+
+def _few(labels: Iterable[str]) -> str:
+    names = list(labels)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "a number"
+
 
 START = 0.02
 """Standard deviation of the first weights, as in transformers: small beside states of unit size, and no gradient is zero."""
@@ -135,6 +142,47 @@ class Predictor(nn.Module):
                 code="head_lost",
             ) from error
         return found
+
+    @classmethod
+    def like(cls, linear: nn.Linear, meaning: Meaning) -> Predictor:
+        """A checkpoint's own head, which is a linear, as one of ours."""
+        found = cls(linear.in_features, meaning, device=linear.weight.device)
+        with torch.no_grad():
+            found.weight.copy_(linear.weight)
+            found.bias.copy_(linear.bias)
+        return found
+
+    def linear(self) -> tuple[nn.Linear, tuple[str, ...]]:
+        """The head as one linear for other software, temperature and scale folded in, and a name for each output.
+
+        Of an order the outputs are "above" all labels but the last; of a number there are no names.
+        """
+        m = self.meaning
+        factor = m.scale if m.kind == "number" else 1 / m.temperature
+        found = nn.Linear(self.weight.shape[1], m.outputs, device=self.weight.device)
+        with torch.no_grad():
+            found.weight.copy_(self.weight * factor)
+            found.bias.copy_(self.bias * factor + m.centre)
+        return found.requires_grad_(False), tuple(f"above {label}" for label in m.labels[:-1]) if m.kind == "ordinal" else m.labels
+
+    @torch.no_grad()
+    def begin_as(self, other: Predictor) -> str:
+        """Take over from `other` what it says of the same labels, or the same number; returns what a user should know of it."""
+        mine, theirs = self.meaning, other.meaning
+        cold = 1 / theirs.temperature
+        if mine.kind == theirs.kind == "number":
+            self.weight.copy_(other.weight * theirs.scale / mine.scale)
+            self.bias.copy_((other.bias * theirs.scale + theirs.centre - mine.centre) / mine.scale)
+            return "The head begins as the base's own."
+        known = [label for label in mine.labels if label in theirs.labels]
+        if mine.kind != theirs.kind or not known or len(self.weight) != len(mine.labels):
+            return f"The base's own head ({theirs.kind}: {_few(theirs.labels)}) is not used: the rows ask for another ({mine.kind})."
+        here, there = ([meaning.labels.index(label) for label in known] for meaning in (mine, theirs))
+        self.weight[here], self.bias[here] = other.weight[there] * cold, other.bias[there] * cold
+        new, lost = ([label for label in a if label not in b] for a, b in ((mine.labels, theirs.labels), (theirs.labels, mine.labels)))
+        told = f"The head begins as the base's own for {len(known)} labels"
+        told += f", new are {_few(new)}" if new else ""
+        return told + (f"; the rows do not have {_few(lost)}, which the tuned model will not say." if lost else ".")
 
     def calibrated(self, temperature: float) -> None:
         """Take over a temperature."""

@@ -31,6 +31,7 @@ from luthier.models.kernels import Cut, kernels
 
 if TYPE_CHECKING:
     from luthier.models.recall import Recall
+    from luthier.models.whole import Whole
 
 NAME = "luthier"
 
@@ -205,7 +206,7 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    sight: Sight | Recall | None = None,
+    sight: Sight | Recall | Whole | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls in every layer; `sight` comes down from the family's ``states``.
@@ -222,7 +223,7 @@ def attend(
     if sliding_window is None:  # Qwen2-MoE keeps its window to itself: transformers puts it into the mask alone
         sliding_window = getattr(module, "sliding_window", None)
     q, k, v = query[0], key[0], value[0]
-    if not isinstance(sight, Sight):  # decoding: one token per row, which sees what the row remembers
+    if not isinstance(sight, Sight):  # decoding: one token per row, which sees what the row remembers; or rows that are read whole
         return sight.attend(q, k, v, scaling=scaling, softcap=softcap, window=sliding_window).unsqueeze(0), None
     window = sliding_window if sliding_window is not None and sight.depth > sliding_window else None
     if q.device.type != "cpu":

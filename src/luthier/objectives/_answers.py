@@ -2,6 +2,7 @@
 
 from the table   q q q q A A .      A the answer, learned; . its end
 laid             q q q q .          the state at the last q predicts; the end token behind it only gives that state its place in the list
+of an encoder    q q q q            the state at the first q predicts, which sees them all
 """
 
 from __future__ import annotations
@@ -41,10 +42,11 @@ class Answered:
         sequence = row.sequences[-1]
         first = int(np.flatnonzero(sequence.weights)[0])
         value, weight = self._target(row, sequence)
-        tokens = np.append(sequence.tokens[:first], np.int32(self.renderer.end_token))
+        whole = self.renderer.plain is not None
+        tokens = sequence.tokens[:first] if whole else np.append(sequence.tokens[:first], np.int32(self.renderer.end_token))
         weights = np.zeros(len(tokens), np.float32)
-        weights[-1] = weight * sequence.weights[first]
-        return Row(row.source, [Sequence(tokens, weights, beside={TARGET: value[None]})])
+        weights[1 if whole else -1] = weight * sequence.weights[first]
+        return Row(row.source, [Sequence(tokens, weights, beside={TARGET: value[None]}, apart=whole)])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))

@@ -1,27 +1,35 @@
-"""A text and the class it belongs to: ``text,label`` columns of a table, or ``{"text": ..., "label": ...}``. The label is the answer."""
+"""A text and the class it belongs to: ``text,label`` columns of a table, or ``{"text": ..., "label": ...}``. The label is the answer.
+
+A second text beside it (``pair``, ``sentence2``, ``hypothesis`` ...) makes it a row about two, e.g. whether one follows from the other.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from luthier.core.example import Example, Message, Source
+from luthier.data.plain import PAIRED
 from luthier.data.readers._findings import Findings
-from luthier.data.table_shape import LABEL_NAMES, TEXT_NAMES
+from luthier.data.table_shape import FIRST_NAMES, LABEL_NAMES, PAIR_NAMES, TEXT_NAMES
 
-KNOWN = frozenset({*TEXT_NAMES, *LABEL_NAMES})
+KNOWN = frozenset({*TEXT_NAMES, *FIRST_NAMES, *PAIR_NAMES, *LABEL_NAMES})
 SHAPE = "text and label"
 
 
-def _columns(row: dict[str, Any]) -> tuple[str, str]:
+def _columns(row: dict[str, Any]) -> tuple[str, str, str]:
     by_name = {key.strip().lower(): key for key in row}
-    text = next((by_name[name] for name in TEXT_NAMES if name in by_name), "")
-    label = next((by_name[name] for name in LABEL_NAMES if name in by_name), "")
-    return text, label
+    pair = _first(by_name, PAIR_NAMES)
+    text = _first(by_name, (*FIRST_NAMES, *TEXT_NAMES) if pair else TEXT_NAMES)
+    return text, pair, _first(by_name, LABEL_NAMES)
+
+
+def _first(by_name: dict[str, str], names: tuple[str, ...]) -> str:
+    return next((by_name[name] for name in names if name in by_name), "")
 
 
 def fits(row: dict[str, Any]) -> float:
     """Rows with a text and a label beside it."""
-    text, label = _columns(row)
+    text, _, label = _columns(row)
     if not text or not label or not isinstance(row[label], str | int) or isinstance(row[label], bool):
         return 0.0
     if row.keys() & {"messages", "answer", "output", "completion", "response", "code"}:
@@ -31,9 +39,11 @@ def fits(row: dict[str, Any]) -> float:
 
 def example(row: dict[str, Any], source: Source, findings: Findings) -> Example | None:
     """The row as a chat: the text asks, the label answers."""
-    text, label = _columns(row)
+    text, second, label = _columns(row)
     asked = findings.text(row.get(text), text or "text")
+    pair = findings.text(row[second], second, optional=True) if second else ""
     answer = findings.text(row.get(label), label or "label").strip()
     if findings.errors:
         return None
-    return Example(source, "chat", [Message("user", asked), Message("assistant", answer)], label=answer)
+    question = f"{asked}{PAIRED}{pair}" if pair else asked
+    return Example(source, "chat", [Message("user", question), Message("assistant", answer)], label=answer, pair=pair)

@@ -2,6 +2,10 @@
 
 A family is a module with ``MODEL_TYPES`` (the ``model_type`` of configs it reads) and functions that take the network:
 
+    GIVES                                        words of ``core/fit.py``: what methods and objectives may ask of it
+    APART                                        whether rows share nothing, because a state also depends on what stands behind it
+    auto(config, names) -> class                 transformers' auto class that reads a checkpoint with the head it has
+    SPARE                                        parts of names of weights that may be left unread, which is told
     blocks(network) -> nn.ModuleList             the layers that repeat
     linears(block) -> {relative name: module}    the linears of one block, seen through slots
     groups(block) -> [(name, ...), ...]          which of them read the same input
@@ -10,8 +14,13 @@ A family is a module with ``MODEL_TYPES`` (the ``model_type`` of configs it read
     check(config) -> None                        ModelError where a config asks for what the family does not do
     states(network, tokens_T, positions_T, sight) -> states_TD
 
-``decoder`` is here. Its neighbours-to-be: ``encoder`` (states without a causal rule of sight, a head on one position) and ``vision``
-(a processor beside the renderer, states that begin from patches). Each is one new file.
+What is learned by a head on whole rows also asks for
+
+    summary(network, states_ND) -> [N, D]        what a head reads of the states at the rows' first tokens
+    own_head(network) -> (linear, meaning)       the checkpoint's own, or None
+    publish(network, linear, labels, several)    put another into its place
+
+``decoder`` and ``encoder`` are here. A neighbour-to-be: ``vision`` (states that begin from patches). Each is one new file.
 """
 
 from __future__ import annotations

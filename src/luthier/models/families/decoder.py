@@ -10,16 +10,32 @@ T tokens of a pack, D width of a state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from transformers import AutoModelForCausalLM
 
 from luthier.core.errors import ModelError
-from luthier.models.quantize import PackedLinear
-from luthier.models.slot import Slot
+from luthier.models.families._linears import linears
+
+__all__ = [
+    "GIVES",
+    "MODEL_TYPES",
+    "SPARE",
+    "auto",
+    "blocks",
+    "check",
+    "context",
+    "embedding",
+    "groups",
+    "head",
+    "linears",
+    "own_head",
+    "states",
+    "summary",
+]
 
 MODEL_TYPES = frozenset(
     {
@@ -28,6 +44,15 @@ MODEL_TYPES = frozenset(
     }
 )
 """Each is compared with transformers' own forward in ``tests/models/test_decoder.py``."""
+
+GIVES = frozenset({"linears", "embedding", "attention", "next-token", "states"})
+"""What methods and objectives may ask of it."""
+
+APART = False
+"""Rows share their common beginnings."""
+
+SPARE: tuple[str, ...] = ()
+"""Every weight of a checkpoint is read."""
 
 _BLOCKS = ("layers", "h")
 """What transformers calls the list of blocks inside the base model: everybody ``layers``, GPT-2 ``h``."""
@@ -43,30 +68,17 @@ _GROWING_ROPE = frozenset({"dynamic", "longrope"})
 """Rotary embeddings whose frequencies change with the longest position of a batch: exact only up to the original context."""
 
 
+def auto(config: Any, names: Collection[str] = (), *, where: str = "") -> Any:
+    """transformers' auto class that reads a checkpoint: with the head that says the next token, whatever else it is called."""
+    return AutoModelForCausalLM
+
+
 def blocks(network: nn.Module) -> nn.ModuleList:
     """The layers that repeat, first to last."""
     base = network.base_model
     found = next(getattr(base, name) for name in _BLOCKS if hasattr(base, name))
     assert isinstance(found, nn.ModuleList)
     return found
-
-
-def linears(block: nn.Module) -> dict[str, nn.Module]:
-    """Every linear of one block by its name inside the block, e.g. ``self_attn.q_proj``; a slot is answered with its base.
-
-    GPT-2's are ``Conv1D``: a linear whose weight lies transposed, ``[in, out]``.
-    """
-    return dict(_linears(block, ""))
-
-
-def _linears(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in module.named_children():
-        here = f"{path}.{name}" if path else name
-        plain = child.base if isinstance(child, Slot) else child
-        if isinstance(plain, nn.Linear | Conv1D | PackedLinear):
-            yield here, plain
-        else:
-            yield from _linears(plain, here)
 
 
 def groups(block: nn.Module) -> list[tuple[str, ...]]:
@@ -118,6 +130,16 @@ def check(config: Any, *, where: str = "") -> None:
                 remedy=remedy,
                 code="model_type",
             )
+
+
+def summary(network: nn.Module, states_ND: Tensor, *, words: bool = False) -> Tensor:
+    """What a head reads of the states: the states themselves."""
+    return states_ND
+
+
+def own_head(network: nn.Module) -> None:
+    """A decoder is read with the head that says the next token, and no other."""
+    return None
 
 
 def states(network: nn.Module, *, tokens_T: Tensor, positions_T: Tensor, sight: Any) -> Tensor:
