@@ -16,7 +16,7 @@ _DONT_NEED = 4  # linux/mman.h
 
 @dataclass
 class Span:
-    """A weight file in this process: first and last address, bytes of it that are resident, and bytes that were changed here (copied on write)."""
+    """A weight file in this process: first and last address, resident bytes, and bytes that were changed here (copied on write)."""
 
     start: int
     end: int

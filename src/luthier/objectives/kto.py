@@ -5,7 +5,7 @@
     good   desirable   (1 - sigmoid(beta (r - z)))                                                      eq. 8
     bad    undesirable (1 - sigmoid(beta (z - r)))
 
-The answer put behind x is that of the next row of the data, always the same one, so that its reference is found once; its mean is taken over
+The answer put behind x is that of the next row of the data, always the same one: its reference is found once. The mean is taken over
 the whole step before any gradient.
 """
 
