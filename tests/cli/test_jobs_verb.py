@@ -1,6 +1,10 @@
 """`luthier jobs` on the database itself."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,3 +56,40 @@ def test_what_cannot_be_done_is_told(rows: Path) -> None:
         dispatch(["jobs", "list", "--project", "other"])
     with pytest.raises(SpecError, match="say it as cpu=1"):
         dispatch(["worker", "--slot", "cpu"])
+
+
+def worker() -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "luthier", "worker", "--slot", "cpu=1", "--with-parent"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+def workers(home: Path) -> list[int]:
+    """Numbers of the processes that take jobs."""
+    from sqlalchemy import select
+
+    from luthier.store.database import Database
+    from luthier.store.tables.jobs import Worker
+
+    database = Database.connect(f"sqlite:///{home / 'luthier.db'}")
+    try:
+        with database.read() as session:
+            return list(session.scalars(select(Worker.pid)))
+    finally:
+        database.close()
+
+
+def test_a_worker_leaves_with_whoever_started_it_and_the_next_one_waits_for_that(rows: Path, tmp_path: Path) -> None:
+    assert dispatch(["jobs", "list"]) == 0
+    first, second = worker(), worker()
+    end = time.monotonic() + 60
+    while not (here := workers(tmp_path / "home")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    leaving, waiting = (first, second) if here == [first.pid] else (second, first)
+    assert leaving.communicate(timeout=60)[1].endswith("takes jobs: 1 on cpu\n"), "its standard input ends"
+    assert leaving.returncode == 0
+    while workers(tmp_path / "home") != [waiting.pid]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    waiting.communicate(timeout=60)
+    assert (waiting.returncode, workers(tmp_path / "home")) == (0, [])

@@ -90,9 +90,12 @@ class Child:
         """Its exit status once it, and its group, are gone; negative for a signal. None while it runs."""
         if self.process.returncode is not None:
             return self.process.returncode
-        if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if hasattr(os, "waitid"):  # macOS has it since Python 3.13
+            if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return None
+            self.kill()  # what it started. Until it is waited for, below, its number belongs to nobody else
+        elif self.process.poll() is None:
             return None
-        self.kill()  # what it started. Until it is waited for, below, its number belongs to nobody else
         status = self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()

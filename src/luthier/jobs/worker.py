@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select
 
 from luthier.core.errors import StorageError
 from luthier.core.files import storing
@@ -34,6 +34,9 @@ from luthier.store.database import Database
 from luthier.store.tables.jobs import Worker as WorkerRow
 
 LOCK = "worker.lock"
+
+FORGOTTEN = 24 * 3600.0
+"""Seconds after which a worker of another machine that is silent is no longer listed; its jobs were taken over long before."""
 
 Say = Callable[[str], None]
 
@@ -194,7 +197,8 @@ class Worker:
             given_back = queue.recover(self.database, row.id)
             self.say(f"{row.id} is gone: {killed} processes killed, {given_back} jobs given back")
         with self.database.write() as session:
-            session.execute(delete(WorkerRow).where(WorkerRow.id.in_([row.id for row in gone])))
+            silent = WorkerRow.seen_at < time.time() - FORGOTTEN
+            session.execute(delete(WorkerRow).where(or_(WorkerRow.id.in_([row.id for row in gone]), silent)))
             facts: dict[str, Any] = {"host": platform.node(), "pid": os.getpid(), "seen_at": time.time(), "slots": self.slots}
             session.add(WorkerRow(id=self.id, created_at=time.time(), **facts))
 
