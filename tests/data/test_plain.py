@@ -20,8 +20,13 @@ from luthier.data.render import Renderer
 from luthier.data.tokenise import tokenise
 from luthier.data.tokenizer import Tokenizer
 from luthier.data.too_long import fit
+from luthier.data.turns import Turn
 
 ROW = Source("reviews.csv", 3)
+
+
+def turn(text: str, pair: str = "") -> Turn:
+    return Turn(text, "", 1.0, 1, pair)
 
 
 def asked(text: str, label: str, *, pair: str = "", weight: float = 1.0) -> Example:
@@ -46,8 +51,8 @@ def test_ids_are_those_of_the_library(bert: Renderer, text: str) -> None:
     library = tokenizers.Tokenizer.from_str(bert.tokenizer.content.decode())
     library.no_truncation()
     assert bert.plain is not None
-    assert bert.plain.read(text) == library.encode(text).ids
-    assert bert.plain.read(text, "and a second, text") == library.encode(text, "and a second, text").ids
+    assert bert.plain.read(turn(text)) == library.encode(text).ids
+    assert bert.plain.read(turn(text, "and a second, text")) == library.encode(text, "and a second, text").ids
 
 
 @pytest.mark.parametrize("label", ["card_arrival", "Überraschung 3", "-1.5e3", "北京"])
@@ -71,7 +76,7 @@ def test_two_texts_of_a_row_and_several_messages(plain_renderer: Renderer) -> No
     )
     (several,) = plain_renderer.render(example)
     assert plain_renderer.decode(several.tokens) == "[CLS]Be kind.\nHi\na[SEP]b"
-    assert plain_renderer.prompt(example.messages[:2]) == plain_renderer.plain.read("Be kind.\nHi")
+    assert plain_renderer.prompt(example.messages[:2]) == plain_renderer.plain.read(turn("Be kind.\nHi"))
 
 
 def test_a_table_of_pairs_is_recognised(tmp_path: Path, plain_renderer: Renderer) -> None:
@@ -107,7 +112,7 @@ def test_rows_it_has_no_place_for_are_refused(plain_renderer: Renderer) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}
     tools = Example(ROW, messages=[Message("user", "Q"), Message("assistant", tool_calls=[call]), Message("assistant", "A")])
     for example, code, words in (
-        (pair, "encoder_rows", "An encoder reads one text and says what it is"),
+        (pair, "encoder_rows", "reads a row and says what it is"),
         (tools, "unrendered", "tools, their calls and thinking have no place"),
         (Example(ROW, "text", text="no answer"), "nothing_learned", "The row teaches nothing"),
         (asked("Q", "A", weight=0), "nothing_learned", "The row teaches nothing"),
@@ -123,7 +128,7 @@ def test_robertas_two_separators_between_texts() -> None:
     library.pre_tokenizer = pre_tokenizers.Whitespace()
     library.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0))
     plain = Plain(Tokenizer(library.to_str().encode()))
-    assert plain.read("ab", "b") == library.encode("ab", "b").ids == [0, 2, 3, 1, 1, 3, 1]
+    assert plain.read(turn("ab", "b")) == library.encode("ab", "b").ids == [0, 2, 3, 1, 1, 3, 1]
 
 
 def test_a_tokenizer_that_puts_nothing_around_a_text_is_refused(tiny_renderer: Renderer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Form = Literal["chat", "completion", "preference", "judged", "text"]
 
@@ -19,6 +19,35 @@ class Source:
         return f"{self.file} row {self.row}"
 
 
+MARK = "\ufffc"
+"""Stands among a message's words where a picture is: Unicode's own character for an object."""
+
+
+@dataclass(slots=True, frozen=True)
+class Medium:
+    """A picture a row names.
+
+    Attributes:
+        kind: what it is. path: of its file. digest: the beginning of its SHA-256 when it was checked, as hex.
+    """
+
+    DIGEST_BYTES: ClassVar[int] = 16
+
+    kind: Literal["image"]
+    path: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.digest}:{self.path}"
+
+    @classmethod
+    def parse(cls, reference: str) -> Medium:
+        """What `str` told."""
+        kind, digest, path = reference.split(":", 2)
+        assert kind == "image"
+        return cls("image", path, digest)
+
+
 @dataclass(slots=True)
 class Message:
     """One turn of a conversation.
@@ -31,6 +60,7 @@ class Message:
         tool_calls: OpenAI shape, ``{"id", "type": "function", "function": {"name", "arguments"}}``; arguments stay as given.
         tool_call_id: for a ``tool`` turn, the call it answers.
         name: for a ``tool`` turn the tool, else the speaker.
+        media: pictures, in the order of the marks (`MARK`) in `content`.
     """
 
     role: str
@@ -40,6 +70,7 @@ class Message:
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     tool_call_id: str = ""
     name: str = ""
+    media: tuple[Medium, ...] = ()
 
 
 @dataclass(slots=True)

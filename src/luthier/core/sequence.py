@@ -27,6 +27,7 @@ class Sequence:
         beside: what else is known of its learned tokens, by name: arrays whose first axis runs over them, in order. A reference's
             log-probabilities, a class.
         apart: it shares no beginning with others: what its tokens mean depends on more than what precedes them.
+        media: pictures among its tokens, in order (`core.example.Medium` as text); such a path is always `apart`.
     """
 
     tokens: NDArray[np.int32]
@@ -34,6 +35,7 @@ class Sequence:
     part: str = ""
     beside: dict[str, NDArray[Any]] = field(default_factory=dict)
     apart: bool = False
+    media: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ SCHEMA = pa.schema(
         ("tokens", pa.list_(pa.int32())),
         ("weights", pa.list_(pa.float32())),
         ("runs", pa.list_(pa.int32())),
+        ("media", pa.list_(pa.string())),
     ]
 )
 """One record per path. Tokens of one weight stand together: ``weights`` has one number for each such run, ``runs`` its length, which halves
@@ -35,6 +36,7 @@ class Columns:
     Attributes:
         tokens, weights: int32 and float32, of all paths. lengths: int64, tokens of each path.
         owners: int64, the place of each path's row in the batch, ascending. sides: each path's part (see `Sequence.part`).
+        media: each path's pictures (see `Sequence.media`); empty where no path has any.
     """
 
     tokens: NDArray[np.int32]
@@ -42,6 +44,7 @@ class Columns:
     lengths: NDArray[np.int64]
     owners: NDArray[np.int64]
     sides: list[str]
+    media: list[tuple[str, ...]] = field(default_factory=list)
 
     @classmethod
     def of(cls, paths: list[tuple[int, Sequence]]) -> Columns:
@@ -50,13 +53,16 @@ class Columns:
         tokens = [np.zeros(0, np.int32), *(sequence.tokens for sequence in sequences)]
         weights = [np.zeros(0, np.float32), *(sequence.weights for sequence in sequences)]
         lengths = np.array([len(sequence.tokens) for sequence in sequences], np.int64)
-        return cls(np.concatenate(tokens), np.concatenate(weights), lengths, np.array(owners, np.int64), [s.part for s in sequences])
+        media = [sequence.media for sequence in sequences] if any(sequence.media for sequence in sequences) else []
+        sides = [sequence.part for sequence in sequences]
+        return cls(np.concatenate(tokens), np.concatenate(weights), lengths, np.array(owners, np.int64), sides, media)
 
     def picked(self, paths: NDArray[np.int64]) -> Columns:
         """Some paths, in the order asked for."""
         places = spread((np.cumsum(self.lengths) - self.lengths)[paths], self.lengths[paths])
         sides = [self.sides[path] for path in paths.tolist()]
-        return Columns(self.tokens[places], self.weights[places], self.lengths[paths], self.owners[paths], sides)
+        media = [self.media[path] for path in paths.tolist()] if self.media else []
+        return Columns(self.tokens[places], self.weights[places], self.lengths[paths], self.owners[paths], sides, media)
 
     def without(self, owners: Collection[int]) -> Columns:
         """The paths of all other rows."""
@@ -68,7 +74,8 @@ class Columns:
             return self
         both = [(each.tokens, each.weights, each.lengths, each.owners) for each in (self, other)]
         tokens, weights, lengths, owners = (np.concatenate(pair) for pair in zip(*both, strict=True))
-        return Columns(tokens, weights, lengths, owners, self.sides + other.sides).picked(np.argsort(owners, kind="stable"))
+        media = [path for each in (self, other) for path in each.media or [()] * len(each.sides)] if self.media or other.media else []
+        return Columns(tokens, weights, lengths, owners, self.sides + other.sides, media).picked(np.argsort(owners, kind="stable"))
 
     def sums(self, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tokens, and learned tokens, of each of the batch's `rows`."""
@@ -82,7 +89,9 @@ class Columns:
         """Whether these are the paths of one row."""
         other = Columns.of([(0, sequence) for sequence in sequences])
         arrays = "tokens", "weights", "lengths"
-        return self.sides == other.sides and all(np.array_equal(getattr(self, name), getattr(other, name)) for name in arrays)
+        return (self.sides, self.media) == (other.sides, other.media) and all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in arrays
+        )
 
 
 class Records:
@@ -110,6 +119,7 @@ class Records:
         runs = np.searchsorted(starts, ends)
         values["tokens"] = _lists(ends, columns.tokens)
         values["weights"] = _lists(runs, columns.weights[starts])
+        values["media"] = _media(columns)
         values["runs"] = _lists(runs, np.diff(starts, append=len(turns)).astype(np.int32))
         return pa.RecordBatch.from_arrays([values[kind.name] for kind in SCHEMA], schema=SCHEMA)
 
@@ -117,6 +127,11 @@ class Records:
         words = self._words[column]
         places = [words.setdefault(text, len(words)) for text in texts]
         return pa.DictionaryArray.from_arrays(pa.array(places, SCHEMA.field(column).type.index_type), pa.array(list(words), pa.string()))
+
+
+def _media(columns: Columns) -> pa.Array:
+    kind = SCHEMA.field("media").type
+    return pa.array(columns.media, kind) if columns.media else pa.nulls(len(columns.sides), kind)
 
 
 def _lists(ends: NDArray[np.int64], flat: NDArray[np.generic]) -> pa.ListArray:

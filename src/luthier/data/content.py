@@ -28,7 +28,9 @@ def content(example: Example) -> bytes:
 def _more(messages: list[Message], tools: list[dict[str, Any]]) -> bytes:
     """The rarer parts of a row."""
     rare = [
-        [index, message.thinking, message.tool_calls] for index, message in enumerate(messages) if message.tool_calls or message.thinking
+        [index, message.thinking, message.tool_calls, *(medium.digest for medium in message.media)]
+        for index, message in enumerate(messages)
+        if message.tool_calls or message.thinking or message.media
     ]
     return dumps([rare, tools]) if rare or tools else b""
 
@@ -43,14 +45,16 @@ def words(example: Example) -> str:
     if example.form == "text":
         return example.text
     turns = [*example.messages, *example.chosen, *example.rejected]
-    return "\n".join(message.content for message in turns if message.role not in ("system", "developer"))
+    spoken = [message for message in turns if message.role not in ("system", "developer")]
+    said = [message.content for message in spoken]
+    return "\n".join(said + [medium.digest for message in spoken for medium in message.media])
 
 
 def plain_roles(messages: Sequence[Message]) -> tuple[str, ...] | None:
     """The order of roles, where each message is a role and words that count in full, and nothing more."""
     for message in messages:
         content = message.content
-        if message.tool_calls or message.thinking or message.tool_call_id or message.name or message.weight != 1.0:
+        if message.tool_calls or message.thinking or message.tool_call_id or message.name or message.media or message.weight != 1.0:
             return None
         if not content or content.isspace():
             return None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from luthier.core.files import write_json, write_text
+from luthier.data.patches import CLASSIFIERS, one_piece
 from luthier.data.plain import ENCODERS
 from luthier.data.tokenizer import Tokenizer, read_json, special_texts
+
+_LAYOUT = ("model_type", "image_size", "patch_size")
 
 
 @dataclass(slots=True)
@@ -20,7 +23,8 @@ class Parts:
         templates: Jinja text by name: ``default``, perhaps ``tool_use``.
         ends: ids that end an answer, by the model's files. end: the first of them to use where a template writes none.
         prefix: ids the tokenizer puts before a plain text.
-        plain: the model reads text as it stands (`luthier.data.plain`).
+        reads: what a row is to the model: ``turns`` of a conversation, a ``text`` as it stands (`luthier.data.plain`), or a ``picture``
+            (`luthier.data.patches`). model: what of config.json decides how pictures are laid out. processor: preprocessor_config.json.
         config, generation: contents of tokenizer_config.json and generation_config.json.
     """
 
@@ -33,7 +37,9 @@ class Parts:
     prefix: list[int]
     config: dict[str, Any]
     generation: dict[str, Any]
-    plain: bool = False
+    reads: str = "turns"
+    model: dict[str, Any] = field(default_factory=dict)
+    processor: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """What decides token ids, as plain fields for another process. (The two files are only there to be written again.)"""
@@ -56,10 +62,11 @@ def read_parts(folder: Path) -> Parts:
     Raises:
         ModelError: no tokenizer, or a file that cannot be read.
     """
-    tokenizer = Tokenizer.load(folder)
+    model = read_json(folder / "config.json")
+    reads = _reads(model)
+    tokenizer = one_piece() if reads == "picture" else Tokenizer.load(folder)
     config, generation = read_json(folder / "tokenizer_config.json"), read_json(folder / "generation_config.json")
     variables = special_texts(folder)
-    model = read_json(folder / "config.json")
     ends = [*_ids(tokenizer.id_of(variables.get("eos_token", ""))), *_ids(generation.get("eos_token_id")), *_ids(model.get("eos_token_id"))]
     ends = [end for end in ends if 0 <= end < tokenizer.size]
     if "eos_token" not in variables and ends:
@@ -78,18 +85,29 @@ def read_parts(folder: Path) -> Parts:
         prefix=_prefix(tokenizer, begin, config.get("add_bos_token")),
         config=config,
         generation=generation,
-        plain=model.get("model_type") in ENCODERS,
+        reads=reads,
+        model={key: model[key] for key in _LAYOUT if key in model} if reads == "picture" else {},
+        processor=read_json(folder / "preprocessor_config.json") if reads == "picture" else {},
     )
+
+
+def _reads(model: dict[str, Any]) -> str:
+    kind = model.get("model_type")
+    return "text" if kind in ENCODERS else "picture" if kind in CLASSIFIERS else "turns"
 
 
 def write_parts(parts: Parts, folder: Path, *, templates: dict[str, str], ends: frozenset[int]) -> None:
     """Write everything `read_parts` reads, with the templates and end tokens as they were used (none where text is read as it stands)."""
     folder.mkdir(parents=True, exist_ok=True)
+    if parts.processor:
+        write_json(folder / "preprocessor_config.json", parts.processor)
+    if parts.reads == "picture":
+        return
     parts.tokenizer.save(folder)
     config = {key: value for key, value in parts.config.items() if key != "chat_template"}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **parts.variables, **config}
     write_json(folder / "tokenizer_config.json", config)
-    if parts.plain:
+    if parts.reads == "text":
         return
     write_json(
         folder / "generation_config.json",

@@ -9,12 +9,16 @@ vocabulary, so that it comes back exactly as the data has it, whatever a tokeniz
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 from luthier.core.errors import DataError, ModelError
-from luthier.core.example import Example, Message
+from luthier.core.example import MARK, Example, Message
 from luthier.core.sequence import Sequence as Path
+from luthier.data.refusals import blind, teaches_nothing
 from luthier.data.tokenizer import Tokenizer
+from luthier.data.turns import Turn
 
 ENCODERS = frozenset({"bert", "roberta", "distilbert", "modernbert"})
 """``model_type`` of networks that read a row whole."""
@@ -39,23 +43,30 @@ class Plain:
                 remedy="Take the tokenizer.json that belongs to the model; its post_processor names them.",
                 code="tokenizer",
             )
-        self.prefix, self.suffix = tokenizer.prefix, tokenizer.suffix
+        self.prefix, self.suffix, self.end = tokenizer.prefix, tokenizer.suffix, tokenizer.suffix[-1]
         self.between = self._between()
 
-    def read(self, text: str, pair: str = "") -> list[int]:
-        """Ids of a text, or of two."""
-        first, second = self.tokenizer.encode_many([text, pair])
-        return [*self.prefix, *first, *([*self.between, *second] if pair else []), *self.suffix]
+    def admit(self, turn: Turn) -> None:
+        """Refuse what is not read.
+
+        Raises:
+            DataError: there is a picture among the words.
+        """
+        if turn.media:
+            raise blind()
+
+    def read(self, turn: Turn) -> list[int]:
+        """Ids of the text before an answer, or of two."""
+        first, second = self.tokenizer.encode_many([turn.prompt, turn.pair])
+        return [*self.prefix, *first, *([*self.between, *second] if turn.pair else []), *self.suffix]
 
     def spell(self, answer: str) -> list[int]:
         """The answer behind a row: one id a byte, beyond the vocabulary."""
-        return [self.tokenizer.size + byte for byte in answer.encode()]
+        return spelled(answer, self.tokenizer.size)
 
     def words(self, tokens: Iterable[int]) -> str:
         """Text of ids, a spelled answer among them."""
-        tokens, size = list(tokens), self.tokenizer.size
-        spelled = bytes(token - size for token in tokens if token >= size)
-        return self.tokenizer.decode([token for token in tokens if token < size]) + spelled.decode(errors="replace")
+        return words(tokens, self.tokenizer.size, self.tokenizer.decode)
 
     def length(self, path: Path) -> int:
         """Tokens of a path that the network reads."""
@@ -72,12 +83,59 @@ class Plain:
         return list(two[len(one) - len(self.suffix) : len(two) - len(self.suffix) - len(bare)])
 
 
-def text_of(example: Example, messages: Sequence[Message]) -> tuple[str, str]:
-    """What `messages` of a row say, and the second text where the row has two.
+def spelled(answer: str, size: int) -> list[int]:
+    """An answer as ids beyond a vocabulary of `size`: one a byte."""
+    return [size + byte for byte in answer.encode()]
+
+
+def words(tokens: Iterable[int], size: int, decode: Callable[[list[int]], str]) -> str:
+    """Text of ids: those of the vocabulary by `decode`, behind it what is spelled."""
+    known, beyond = list[int](), bytearray()
+    for token in tokens:
+        known.append(token) if token < size else beyond.append(token - size)
+    return (decode(known) if known else "") + beyond.decode(errors="replace")
+
+
+class Manner(Protocol):
+    """What rows without a template are to a model."""
+
+    def admit(self, turn: Turn) -> None: ...
+
+
+def whole(example: Example, manner: Manner) -> Turn:
+    """A row as it is read whole: what stands before its last answer, and that answer.
 
     Raises:
-        DataError: there are tools, calls or thinking among them, which a text has no place for.
+        DataError: it has no answer, two to compare, or something that is not read.
     """
+    if example.sided:
+        raise DataError(
+            "This model reads a row and says what it is; answers to compare are for a model that writes.",
+            where=str(example.source),
+            remedy="Use rows with one label, or choose a model that writes the next token.",
+            code="encoder_rows",
+        )
+    places = [n for n, message in enumerate(example.messages) if message.role == "assistant" and message.weight > 0]
+    if not places or not example.messages[places[-1]].content:
+        raise teaches_nothing(example.source)
+    said, before = example.messages[places[-1]], example.messages[: places[-1]]
+    turn = replace(asked(before), answer=said.content, weight=said.weight, index=places[-1])
+    _refuse(example, before, turn)
+    if example.pair:
+        turn = replace(turn, prompt=turn.prompt.removesuffix(f"{PAIRED}{example.pair}"), pair=example.pair)
+    manner.admit(turn)
+    return turn
+
+
+def asked(messages: Sequence[Message]) -> Turn:
+    """What stands before an answer, for models without a template."""
+    media = tuple(medium for message in messages for medium in message.media)
+    text = BETWEEN.join(message.content for message in messages if message.content)
+    return Turn(text, "", 1.0, len(messages), media=media)
+
+
+def _refuse(example: Example, messages: Sequence[Message], turn: Turn) -> None:
+    """What has no place in a text: tools, calls, thinking, and marks of pictures that are not there."""
     for place, message in enumerate(messages):
         if message.tool_calls or message.thinking or example.tools:
             raise DataError(
@@ -86,8 +144,13 @@ def text_of(example: Example, messages: Sequence[Message]) -> tuple[str, str]:
                 remedy="Write them as words, or choose a model that writes the next token.",
                 code="unrendered",
             )
-    text = BETWEEN.join(message.content for message in messages if message.content)
-    return (text.removesuffix(f"{PAIRED}{example.pair}"), example.pair) if example.pair else (text, "")
+    if turn.prompt.count(MARK) != len(turn.media):
+        raise DataError(
+            "The row has the character U+FFFC, which stands for a picture, where there is none.",
+            where=str(example.source),
+            remedy="Delete the character.",
+            code="unrendered",
+        )
 
 
 PAIRED = "\n\n"

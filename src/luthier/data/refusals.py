@@ -46,6 +46,15 @@ class Refusals:
             )
 
 
+def blind() -> DataError:
+    """The error of a row with a picture, for a model that reads words."""
+    return DataError(
+        "The row has a picture, which this model cannot see.",
+        remedy="Leave it out, or choose a model that reads pictures (docs/families.md).",
+        code="unsupported_media",
+    )
+
+
 def teaches_nothing(source: Source) -> DataError:
     """The error of a row none of whose tokens is learned."""
     return DataError(

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Several
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from luthier.core.errors import DataError, ModelError
 from luthier.core.example import Example, Message
 from luthier.core.files import fingerprint
 from luthier.core.sequence import Sequence
 from luthier.data.folder import Parts, read_parts, write_parts
+from luthier.data.media import Pictures
+from luthier.data.patches import Patches
 from luthier.data.paths import Paths
-from luthier.data.plain import BETWEEN, Plain, text_of
+from luthier.data.plain import Plain, asked, whole
 from luthier.data.probe import approve
-from luthier.data.refusals import teaches_nothing
+from luthier.data.refusals import blind, teaches_nothing
 from luthier.data.shape import shape_of
 from luthier.data.template import BUILT_IN, CHATML, PLAIN, PLAIN_BEGUN, TODAY, Template
 from luthier.data.turns import MARKER, Ending, Script, Strand, Turn, learned_turns
@@ -32,7 +38,7 @@ class Renderer:
         end_tokens: ids that end an answer, from the model's files and from its template.
         end_token: the one a learned answer ends with. vocab_size: one more than the largest id.
         has_template: the model came with a chat template of its own; else a built-in one is used, and `notes` says so.
-        plain: how an encoder reads text, which knows no template; None for everybody else.
+        plain: how rows are read where no template applies (encoders, classifiers of pictures); None for everybody else.
         notes: what a user should read once about this model's rendering.
     """
 
@@ -40,7 +46,7 @@ class Renderer:
         self.parts, self.tokenizer = parts, parts.tokenizer
         self.vocab_size = self.tokenizer.size
         self.notes: list[str] = []
-        self.plain = Plain(self.tokenizer, where=parts.where) if parts.plain else None
+        self.plain, self._pictures = _plain(parts), Pictures()
         sources = {name: source for name, source in parts.templates.items() if source not in BUILT_IN and self.plain is None}
         self.has_template = "default" in sources
         if not self.has_template and self.plain is None:
@@ -49,7 +55,7 @@ class Renderer:
             approve(source, variables=parts.variables, where=parts.where)
         self.sources = sources
         self._scripts = {name: self._script(source) for name, source in sources.items()}
-        self.end_token = self.plain.suffix[-1] if self.plain else self.script.ending.token
+        self.end_token = self.plain.end if self.plain else self.script.ending.token
         ends = {self.end_token} if self.plain else parts.ends
         self.end_tokens = frozenset(ends | {script.ending.token for script in self._scripts.values()})
         self.fingerprint = fingerprint(
@@ -62,6 +68,8 @@ class Renderer:
                 sorted(self.end_tokens),
                 parts.prefix,
                 self.has_template,
+                parts.model,
+                parts.processor,
             ]
         )
 
@@ -95,6 +103,15 @@ class Renderer:
         """Tokens of a path that the network reads; an encoder's answer is none of them."""
         return self.plain.length(path) if self.plain else len(path.tokens)
 
+    def picture(self, reference: str) -> NDArray[np.float32]:
+        """A picture of a row as the network reads it, float32 ``[3, H, W]``.
+
+        Raises:
+            DataError: its file is gone, or has changed since it was checked.
+        """
+        assert isinstance(self.plain, Patches), "rows have pictures only where the model reads them"
+        return self._pictures.get(reference, self.plain.plan)
+
     def prompt(self, messages: list[Message], *, tools: Several[dict[str, object]] = ()) -> list[int]:
         """What the server feeds before the model's next answer.
 
@@ -102,7 +119,7 @@ class Renderer:
             DataError: the template refuses the conversation.
         """
         if self.plain:
-            return self.plain.read(BETWEEN.join(message.content for message in messages))
+            return self.plain.read(asked(messages))
         return self.tokenizer.encode(self._for(tools).text(messages, tools=tools, generate=True))
 
     def prompt_of(self, example: Example) -> list[int]:
@@ -155,6 +172,9 @@ class Renderer:
             read_only = rewritten or not strand.everything
             paths.add(strand.prefix + prompt, answer, weight=turn.weight, prompt_weight=0.0 if read_only else 1.0)
             rewritten = rewritten or turn.weight == 0  # where a turn of weight 0 is rewritten later, it cannot be told from its neighbours
+        if self.plain:
+            (path,) = paths.sequences()
+            return [replace(path, media=tuple(map(str, strand.turns[0].media)))]
         if strand.tail:
             paths.add(self.tokenizer.encode(strand.tail), [], weight=0.0, prompt_weight=0.0 if rewritten else 1.0)
         return paths.sequences(strand.part)
@@ -166,7 +186,7 @@ class Renderer:
         own ids are unchanged by it; where they would merge across the boundary, the answer is encoded by itself.
         """
         if self.plain:
-            return self.plain.read(turn.prompt, turn.pair), self.plain.spell(turn.answer)
+            return self.plain.read(turn), self.plain.spell(turn.answer)
         prompt, whole = self.tokenizer.encode_many([turn.prompt, turn.prompt + turn.answer])
         answer = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._alone(turn.answer)
         return prompt, answer if answer and answer[-1] in self.end_tokens else [*answer, self.end_token]
@@ -174,15 +194,15 @@ class Renderer:
     def turn(self, messages: Several[Message], index: int, *, tools: Several[dict[str, object]] = ()) -> Turn:
         """One answer in its place, as text."""
         if self.plain:
-            return Turn(
-                BETWEEN.join(message.content for message in messages[:index]), messages[index].content, messages[index].weight, index
-            )
+            return replace(asked(messages[:index]), answer=messages[index].content, weight=messages[index].weight, index=index)
         return self._for(tools).turn(messages, index, tools=tools)
 
     def _strands(self, example: Example, learn: str) -> list[Strand]:
         everything = learn == "everything"
         if self.plain:
-            return [self._whole(example)]
+            return [Strand([whole(example, self.plain)])]
+        if any(message.media for message in (*example.messages, *example.chosen, *example.rejected)):
+            raise blind()
         if example.form == "text":
             return [Strand([Turn("", example.text, 1.0, 0)], prefix=self.parts.prefix)]
         if self.joins(example):
@@ -192,22 +212,6 @@ class Renderer:
             sides = {"chosen": example.chosen, "rejected": example.rejected}
             return [self._strand(example, learn, answer, side) for side, answer in sides.items() if answer]
         return [self._strand(example, learn)]
-
-    def _whole(self, example: Example) -> Strand:
-        """A row as an encoder reads it: what stands before its last answer, and that answer."""
-        if example.sided:
-            raise DataError(
-                "An encoder reads one text and says what it is; two answers to compare are for a model that writes.",
-                where=str(example.source),
-                remedy="Use rows of a text and its label, or choose a model that writes the next token.",
-                code="encoder_rows",
-            )
-        places = [n for n, message in enumerate(example.messages) if message.role == "assistant" and message.weight > 0]
-        if not places or not example.messages[places[-1]].content:
-            raise teaches_nothing(example.source)
-        said = example.messages[places[-1]]
-        text, pair = text_of(example, example.messages[: places[-1]])
-        return Strand([Turn(text, said.content, said.weight, places[-1], pair)])
 
     def _strand(self, example: Example, learn: str, continuation: Several[Message] = (), part: str = "") -> Strand:
         messages = [*example.messages, *continuation]
@@ -266,3 +270,9 @@ class Renderer:
         if self.has_template:
             self.notes.append("The chat template ends answers without a token of its own; the model's end token is learned there.")
         return Ending(suffix, "", self.parts.end)
+
+
+def _plain(parts: Parts) -> Plain | Patches | None:
+    if parts.reads == "picture":
+        return Patches(parts.model, parts.processor, where=parts.where)
+    return Plain(parts.tokenizer, where=parts.where) if parts.reads == "text" else None

@@ -107,7 +107,7 @@ class TokenTable:
         ledger.enter(sources, total, learned)
         for row in given:
             for sequence in row.sequences:
-                digest.update(sequence.tokens.tobytes() + sequence.weights.tobytes() + sequence.part.encode())
+                digest.update(sequence.tokens.tobytes() + sequence.weights.tobytes() + "\0".join([sequence.part, *sequence.media]).encode())
         return cls([pa.Table.from_batches([Records().batch(sources, columns)])], ledger.table(), name=digest.hexdigest()[:32])
 
     @classmethod
@@ -139,7 +139,9 @@ class TokenTable:
         batch, place = self._find(path)
         start, stop = batch.offsets[place], batch.offsets[place + 1]
         runs = slice(batch.runs[place], batch.runs[place + 1])
-        return Sequence(batch.tokens[start:stop], np.repeat(batch.weights[runs], batch.lengths[runs]), batch.parts[place])
+        media = batch.media(place)
+        weights = np.repeat(batch.weights[runs], batch.lengths[runs])
+        return Sequence(batch.tokens[start:stop], weights, batch.parts[place], apart=bool(media), media=media)
 
 
 class _Batch:
@@ -152,6 +154,12 @@ class _Batch:
         self.lengths = batch.column("runs").values.to_numpy()
         self.rows = batch.column("row").to_numpy()
         self.parts, self.files = _Words(batch.column("part")), _Words(batch.column("file"))
+        media = batch.column("media")
+        self._media = media if media.null_count < len(media) else None
+
+    def media(self, place: int) -> tuple[str, ...]:
+        """Pictures of a path."""
+        return tuple(self._media[place].as_py() or ()) if self._media is not None else ()
 
 
 class _Words:

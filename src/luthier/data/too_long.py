@@ -50,7 +50,7 @@ def fit(renderer: Renderer, example: Example, sequences: list[Sequence], *, lear
     if policy == "drop":
         return Fitted([], sum(len(s.tokens) for s in sequences), f"dropped: {longest:,} tokens, the model reads {context:,}")
     if renderer.plain is not None:
-        if policy == "cut_prompt" and not example.pair:
+        if policy == "cut_prompt" and not example.pair and isinstance(renderer.plain, Plain):
             return _without_end(renderer.plain, sequences[0], context)
         raise _refused(example, longest, context, policy)
     if policy == "split" and example.form == "text":

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from luthier.core.errors import DataError
-from luthier.core.example import Message
+from luthier.core.example import Medium, Message
 from luthier.data.outline import Asked, Outlines, hole
 from luthier.data.shape import Shape
 from luthier.data.template import Template
@@ -46,7 +46,7 @@ class Turn:
         prompt: text before it, as the server renders it.
         answer: text of the answer with its end (an end the template does not write is added as a token, see `Ending.token`).
         weight: how much it is learned. index: its place in the messages.
-        pair: a second text behind the prompt, for models that read two.
+        pair: a second text behind the prompt, for models that read two. media: pictures in the prompt, where its marks are.
     """
 
     prompt: str
@@ -54,6 +54,7 @@ class Turn:
     weight: float
     index: int
     pair: str = ""
+    media: tuple[Medium, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)

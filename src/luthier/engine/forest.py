@@ -86,4 +86,5 @@ class Forest:
 def states(model: Model, pack: Pack) -> Tensor:
     """States after the final norm, ``[T, D]``, of every token of a forest."""
     where = model.device
-    return model.states(tokens_T=send(pack.tokens_T, where), positions_T=send(pack.positions_T, where), sight=pack.sight())
+    tokens_T, positions_T = send(pack.tokens_T, where), send(pack.positions_T, where)
+    return model.states(tokens_T=tokens_T, positions_T=positions_T, sight=pack.sight(), media=pack.media)

@@ -208,7 +208,7 @@ class Planner:
         """Blocks, token ids, and bytes of weights, masters, moments and flat sums."""
         if (kind, several) not in self._fixed:
             model = self.outline()
-            blocks, vocabulary = len(model.blocks()), model.embedding().num_embeddings
+            blocks, vocabulary = len(model.blocks()), model.vocabulary
             session = self.begin(model, self.train.model_copy(update={"optimiser": kind}))
             flats = session.optimiser.flats
             views = {p for flat in flats if flat.whole for p in flat.spans}

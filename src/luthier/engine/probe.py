@@ -58,7 +58,7 @@ def working(sample: Sample, pack: Pack, *, blocks: int, vocabulary: int, forests
 
 def _phases(session: Session, pack: Pack, forests: int) -> dict[str, int]:
     """Most bytes alive while the last block goes forward, in the head, while the last block goes back, and the first."""
-    tape, network, known = Tape(), session.model.network.train(), session.model.embedding().num_embeddings
+    tape, network, known = Tape(), session.model.network.train(), session.model.vocabulary
     session.optimiser.expect(forests)
     handles = _marked(session, tape)
     pack = replace(pack, tokens_T=pack.tokens_T % known, targets_N=pack.targets_N % known)

@@ -37,7 +37,7 @@ def nothing(objective: object, rows: int, model: Model) -> Tensor | None:
     """The beginning of the sum; None where the objective wants no survey."""
     if not isinstance(objective, Surveys):
         return None
-    return torch.zeros(objective.survey_shape(rows, model.embedding().weight.shape[1]), device=model.device)
+    return torch.zeros(objective.survey_shape(rows, model.width), device=model.device)
 
 
 @torch.no_grad()

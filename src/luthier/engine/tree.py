@@ -12,7 +12,7 @@ Where a path forks, one state predicts several next tokens and stands in `rows` 
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -40,6 +40,7 @@ class Pack:
         members: index of each planted sequence in the list that was given, in layout order; ``sequences_N`` indexes that list.
         owners: number of the row each member belongs to. parts: what each is within its row (`Sequence.part`).
         beside: what else is known of the learned pairs, by name (`Sequence.beside`); the first axis is N.
+        media: pictures of the forest in layout order, each with the index of its path's first token.
     """
 
     tokens_T: NDArray[np.int64]
@@ -53,6 +54,7 @@ class Pack:
     owners: list[int]
     parts: list[str]
     beside: dict[str, NDArray[Any]]
+    media: list[tuple[int, str]] = field(default_factory=list)
 
     def sight(self) -> Sight:
         """Who sees whom in this pack."""
@@ -71,7 +73,7 @@ class Pack:
 
     def beginning(self, tokens: int) -> Pack:
         """The first `tokens` of the forest, everything after them forgotten; at least one is learned."""
-        kept = min(tokens, len(self.tokens_T))
+        kept = self._whole(tokens) if self.media else min(tokens, len(self.tokens_T))
         mine = self.rows_N < kept
         mine[:1] |= not mine.any()
         return Pack(
@@ -86,7 +88,13 @@ class Pack:
             owners=self.owners,
             parts=self.parts,
             beside={name: values[mine] for name, values in self.beside.items()},
+            media=[(start, reference) for start, reference in self.media if start < kept],
         )
+
+    def _whole(self, tokens: int) -> int:
+        """Tokens of the rows that fit into `tokens` from the beginning on, at least one of them: a picture is not cut."""
+        ends = [end for end in sorted(set(self.ends_T.tolist())) if end <= tokens]
+        return int(ends[-1] if ends else self.ends_T[0])
 
 
 @dataclass(slots=True)
@@ -183,6 +191,7 @@ class _Layout:
         self.sequences: list[NDArray[np.int64]] = []
         self.parts: list[str] = []
         self.beside: list[dict[str, NDArray[Any]]] = []
+        self.media: list[tuple[int, str]] = []
         self.size = 0
         self.path = np.empty(0, np.int64)
         self.closed: list[tuple[NDArray[np.int64], int]] = []
@@ -201,6 +210,7 @@ class _Layout:
         self.sequences.append(np.full(len(learned), member))
         self.parts.append(sequence.part)
         self.beside.append(sequence.beside)
+        self.media += [(self.size - new, reference) for reference in sequence.media]
 
     def pack(self, members: list[int], owners: list[int]) -> Pack:
         ends = np.full(self.size, self.size)
@@ -218,4 +228,5 @@ class _Layout:
             owners=owners,
             parts=self.parts,
             beside={name: np.concatenate([known[name] for known in self.beside]) for name in self.beside[0]},
+            media=self.media,
         )

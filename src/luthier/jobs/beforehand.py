@@ -89,7 +89,7 @@ def beside(spec: Spec, table: TokenTable, role: Role, model: Model) -> Rows:
 def blank(spec: Spec, rows: Rows, base: Model) -> Rows:
     """The rows with zeros in its place, for planning."""
     names, rows = needed(spec), heads.laid(spec, rows, base.renderer)
-    width = base.embedding().weight.shape[1]
+    width = base.width
     return Blank(rows, {name: (width,) if name == STATE else () for name in names}) if names else rows
 
 

@@ -17,8 +17,9 @@ from transformers.utils import logging
 
 from luthier.core.errors import ModelError
 from luthier.core.files import new_folder
+from luthier.data.plain import Plain
 from luthier.data.render import Renderer
-from luthier.models import predictor, sight
+from luthier.models import predictor
 from luthier.models.config import build_config, read_config
 from luthier.models.device import own_device
 from luthier.models.families import family_of
@@ -123,8 +124,8 @@ def _without_folder(config: PretrainedConfig, name: str, renderer: Renderer, dty
 
 
 def _made(config: PretrainedConfig, dtype: torch.dtype) -> nn.Module:
-    auto = family_of(config.model_type).auto(config)
-    network: nn.Module = auto.from_config(config, dtype=dtype, attn_implementation=sight.NAME)
+    family = family_of(config.model_type)
+    network: nn.Module = family.auto(config).from_config(config, dtype=dtype, attn_implementation=family.ATTENTION)
     return network
 
 
@@ -179,7 +180,7 @@ def _read_network(config: PretrainedConfig, folder: Path, dtype: torch.dtype) ->
                 str(folder),
                 config=config,
                 dtype=dtype,
-                attn_implementation=sight.NAME,
+                attn_implementation=family.ATTENTION,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
@@ -240,7 +241,7 @@ def _model(
     make_lean(network)
     if not packed_weights(network):
         fuse(network)
-    if renderer.plain is not None and getattr(config, "type_vocab_size", 0) > 1:
+    if isinstance(renderer.plain, Plain) and getattr(config, "type_vocab_size", 0) > 1:
         cast(Any, network.config).sep_token_id = renderer.end_token  # what tells two texts apart
     model = Model(name, folder, network.eval().requires_grad_(False), family, renderer, dtype, longest if context == "auto" else context)
     own = family.own_head(model.network)
@@ -251,7 +252,7 @@ def _model(
 
 
 def _check_fit(model: Model) -> None:
-    rows = model.embedding().num_embeddings
+    rows = model.vocabulary
     if model.renderer.vocab_size > rows:
         raise ModelError(
             f"The tokenizer knows {model.renderer.vocab_size:,} tokens, the embedding {rows:,}.",

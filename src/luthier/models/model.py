@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -47,7 +48,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.embedding().weight.device
+        return next(self.network.parameters()).device
 
     @property
     def num_parameters(self) -> int:
@@ -100,11 +101,22 @@ class Model:
         head = self.network.get_output_embeddings()  # type: ignore[operator]
         return head is not None and head.weight is self.embedding().weight
 
+    @property
+    def vocabulary(self) -> int:
+        """Token ids the network reads; 1 where it reads none."""
+        embedding = self.family.embedding(self.network)
+        return 1 if embedding is None else int(embedding.num_embeddings)
+
     def summary(self, states_ND: Tensor) -> Tensor:
         """What the predictor reads of the states it is asked about, ``[N, D]``."""
         words = self.predictor is not None and self.predictor.meaning.kind == "tags"
         return cast(Tensor, self.family.summary(self.network, states_ND, words=words))
 
-    def states(self, *, tokens_T: Tensor, positions_T: Tensor, sight: Sight | None) -> Tensor:
-        """States after the final norm, ``[T, D]``, of a forest of tokens; `sight` says who sees whom."""
-        return cast(Tensor, self.family.states(self.network, tokens_T=tokens_T, positions_T=positions_T, sight=sight))
+    def states(self, *, tokens_T: Tensor, positions_T: Tensor, sight: Sight | None, media: Many[tuple[int, str]] = ()) -> Tensor:
+        """States after the final norm, ``[T, D]``, of a forest of tokens; `sight` says who sees whom.
+
+        Args:
+            media: pictures among the tokens, each with the index of its row's first token.
+        """
+        seen: dict[str, Any] = {"media": [(start, self.renderer.picture(reference)) for start, reference in media]} if media else {}
+        return cast(Tensor, self.family.states(self.network, tokens_T=tokens_T, positions_T=positions_T, sight=sight, **seen))

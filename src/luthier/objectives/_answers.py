@@ -46,7 +46,7 @@ class Answered:
         tokens = sequence.tokens[:first] if whole else np.append(sequence.tokens[:first], np.int32(self.renderer.end_token))
         weights = np.zeros(len(tokens), np.float32)
         weights[1 if whole else -1] = weight * sequence.weights[first]
-        return Row(row.source, [Sequence(tokens, weights, beside={TARGET: value[None]}, apart=whole)])
+        return Row(row.source, [Sequence(tokens, weights, beside={TARGET: value[None]}, apart=whole, media=sequence.media)])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))

@@ -1,26 +1,28 @@
 """A text and the class it belongs to: ``text,label`` columns of a table, or ``{"text": ..., "label": ...}``. The label is the answer.
 
 A second text beside it (``pair``, ``sentence2``, ``hypothesis`` ...) makes it a row about two, e.g. whether one follows from the other.
+A picture (``image``, ``file_name`` ...: a path, or the picture as a data address) may stand in the place of the text, or before it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from luthier.core.example import Example, Message, Source
+from luthier.core.example import MARK, Example, Message, Source
+from luthier.data.media import picture
 from luthier.data.plain import PAIRED
 from luthier.data.readers._findings import Findings
-from luthier.data.table_shape import FIRST_NAMES, LABEL_NAMES, PAIR_NAMES, TEXT_NAMES
+from luthier.data.table_shape import FIRST_NAMES, IMAGE_NAMES, LABEL_NAMES, PAIR_NAMES, TEXT_NAMES
 
-KNOWN = frozenset({*TEXT_NAMES, *FIRST_NAMES, *PAIR_NAMES, *LABEL_NAMES})
-SHAPE = "text and label"
+KNOWN = frozenset({*TEXT_NAMES, *FIRST_NAMES, *PAIR_NAMES, *IMAGE_NAMES, *LABEL_NAMES})
+SHAPE = "text (or image) and label"
 
 
-def _columns(row: dict[str, Any]) -> tuple[str, str, str]:
+def _columns(row: dict[str, Any]) -> tuple[str, str, str, str]:
     by_name = {key.strip().lower(): key for key in row}
     pair = _first(by_name, PAIR_NAMES)
     text = _first(by_name, (*FIRST_NAMES, *TEXT_NAMES) if pair else TEXT_NAMES)
-    return text, pair, _first(by_name, LABEL_NAMES)
+    return text, pair, _first(by_name, LABEL_NAMES), _first(by_name, IMAGE_NAMES)
 
 
 def _first(by_name: dict[str, str], names: tuple[str, ...]) -> str:
@@ -29,8 +31,8 @@ def _first(by_name: dict[str, str], names: tuple[str, ...]) -> str:
 
 def fits(row: dict[str, Any]) -> float:
     """Rows with a text and a label beside it."""
-    text, _, label = _columns(row)
-    if not text or not label or not isinstance(row[label], str | int) or isinstance(row[label], bool):
+    text, _, label, image = _columns(row)
+    if not (text or image) or not label or not isinstance(row[label], str | int) or isinstance(row[label], bool):
         return 0.0
     if row.keys() & {"messages", "answer", "output", "completion", "response", "code"}:
         return 0.0
@@ -39,11 +41,13 @@ def fits(row: dict[str, Any]) -> float:
 
 def example(row: dict[str, Any], source: Source, findings: Findings) -> Example | None:
     """The row as a chat: the text asks, the label answers."""
-    text, second, label = _columns(row)
-    asked = findings.text(row.get(text), text or "text")
+    text, second, label, image = _columns(row)
+    asked = findings.text(row.get(text), text or "text", optional=bool(image))
+    seen = picture(row[image], image, source.file, findings) if image else None
     pair = findings.text(row[second], second, optional=True) if second else ""
     answer = findings.text(row.get(label), label or "label").strip()
     if findings.errors:
         return None
     question = f"{asked}{PAIRED}{pair}" if pair else asked
-    return Example(source, "chat", [Message("user", question), Message("assistant", answer)], label=answer, pair=pair)
+    user = Message("user", question) if seen is None else Message("user", MARK + question, media=(seen,))
+    return Example(source, "chat", [user, Message("assistant", answer)], label=answer, pair=pair)

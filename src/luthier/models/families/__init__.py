@@ -4,6 +4,7 @@ A family is a module with ``MODEL_TYPES`` (the ``model_type`` of configs it read
 
     GIVES                                        words of ``core/fit.py``: what methods and objectives may ask of it
     APART                                        whether rows share nothing, because a state also depends on what stands behind it
+    ATTENTION                                    the attention it is loaded with
     auto(config, names) -> class                 transformers' auto class that reads a checkpoint with the head it has
     SPARE                                        parts of names of weights that may be left unread, which is told
     blocks(network) -> nn.ModuleList             the layers that repeat
@@ -12,7 +13,7 @@ A family is a module with ``MODEL_TYPES`` (the ``model_type`` of configs it read
     embedding(network), head(network)            token id -> vector, vector -> token scores
     context(config) -> int                       longest row the network reads exactly
     check(config) -> None                        ModelError where a config asks for what the family does not do
-    states(network, tokens_T, positions_T, sight) -> states_TD
+    states(network, tokens_T, positions_T, sight) -> states_TD     and media, where rows have pictures
 
 What is learned by a head on whole rows also asks for
 
@@ -20,7 +21,7 @@ What is learned by a head on whole rows also asks for
     own_head(network) -> (linear, meaning)       the checkpoint's own, or None
     publish(network, linear, labels, several)    put another into its place
 
-``decoder`` and ``encoder`` are here. A neighbour-to-be: ``vision`` (states that begin from patches). Each is one new file.
+Each is one file.
 """
 
 from __future__ import annotations

@@ -19,8 +19,11 @@ from transformers import AutoModelForCausalLM
 
 from luthier.core.errors import ModelError
 from luthier.models.families._linears import linears
+from luthier.models.sight import NAME
 
 __all__ = [
+    "APART",
+    "ATTENTION",
     "GIVES",
     "MODEL_TYPES",
     "SPARE",
@@ -50,6 +53,9 @@ GIVES = frozenset({"linears", "embedding", "attention", "next-token", "states"})
 
 APART = False
 """Rows share their common beginnings."""
+
+ATTENTION = NAME
+"""The attention it is loaded with."""
 
 SPARE: tuple[str, ...] = ()
 """Every weight of a checkpoint is read."""

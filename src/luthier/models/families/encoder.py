@@ -24,8 +24,9 @@ from transformers import (
 from luthier.core.errors import ModelError
 from luthier.data.plain import ENCODERS
 from luthier.models.families._linears import linears
+from luthier.models.families._own_heads import labels_of, name_outputs
 from luthier.models.predictor import Kind, Meaning
-from luthier.models.sight import Sight
+from luthier.models.sight import NAME, Sight
 from luthier.models.whole import Whole
 
 __all__ = [
@@ -51,6 +52,9 @@ GIVES = frozenset({"linears", "states"})
 
 APART = True
 """Rows share no beginning."""
+
+ATTENTION = NAME
+"""The attention it is loaded with."""
 
 SPARE = (".pooler.", "embeddings.position_ids")
 """Weights a checkpoint may have that the network it is for does not read, e.g. RoBERTa's pooler; they are told, not lost in silence."""
@@ -202,7 +206,7 @@ def own_head(network: nn.Module) -> tuple[nn.Linear, Meaning] | None:
         return linear, Meaning("number")
     if config.problem_type == "multi_label_classification":
         kind = "labels"
-    return linear, Meaning(kind, tuple(str(config.id2label[number]) for number in range(config.num_labels)))
+    return linear, Meaning(kind, labels_of(config, config.num_labels))
 
 
 def publish(network: nn.Module, linear: nn.Linear, labels: tuple[str, ...], *, several: bool) -> None:
@@ -215,9 +219,7 @@ def publish(network: nn.Module, linear: nn.Linear, labels: tuple[str, ...], *, s
     place = mine.classifier if hasattr(mine.classifier, "out_proj") else mine
     setattr(place, "out_proj" if place is not mine else "classifier", linear)
     mine.num_labels = linear.out_features
-    config.id2label = dict(enumerate(labels)) if labels else {0: "LABEL_0"}
-    config.label2id = {label: number for number, label in config.id2label.items()}
-    config.problem_type = "regression" if not labels else "multi_label_classification" if several else "single_label_classification"
+    name_outputs(config, labels, several=several)
 
 
 def _offset(config: Any) -> int:
