@@ -233,6 +233,7 @@ def test_the_same_question_again_is_answered_without_reading(tmp_path: Path, ren
     assert first.counts["exact_duplicate"] == 1
     assert [row.source for row in again.tokens] == [row.source for row in first.tokens]
     assert [row.source for row in again.held_out] == [Source(str(held), number) for number in range(1, 5)]
+    assert [lots.numbers().tolist() for lots in again.lots] == [[*range(1, 14)], [*range(1, 5)]]
     victim = tmp_path / "cache" / first.tokens.name / "tokens.arrow"
     victim.write_bytes(victim.read_bytes()[:-1])
     assert checked(tmp_path, good(3), **asked).to_json() == first.to_json(), "a damaged table is made again"

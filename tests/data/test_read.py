@@ -214,6 +214,19 @@ def test_documents_of_a_text(tmp_path: Path) -> None:
     assert [(e.source.row, e.text) for e in examples(path)] == [(1, "one\n\none"), (5, "two")]
 
 
+@pytest.mark.parametrize("name", ["ft_gsm8k/train.jsonl", "ft_banking77/train.csv", "ft_llamafactory/identity.json"])
+def test_only_some_rows_are_read(shared: Path, name: str) -> None:
+    every = {example.source.row: example for example in examples(shared / "data" / name)}
+    wanted = frozenset(list(every)[::7])
+    assert examples(shared / "data" / name, wanted=wanted) == [every[row] for row in sorted(wanted)]
+
+
+def test_lines_that_are_not_wanted_are_not_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "one"}\n{broken\n{"text": "three"}\n')
+    assert [item.text for item in read(path, format="plain_text", wanted=frozenset({3}))] == ["three"]
+
+
 def test_group_is_carried(tmp_path: Path) -> None:
     path = rows(tmp_path, {"prompt": "a", "completion": "b", "customer": 7})
     assert [e.group for e in examples(path, group="customer")] == ["7"]

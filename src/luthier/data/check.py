@@ -13,16 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from luthier.core.errors import LuthierError, StorageError
-from luthier.core.example import Example
 from luthier.core.files import fingerprint, sha256, write_bytes
 from luthier.core.problem import Problem
 from luthier.core.spec import DataSpec
 from luthier.data.bytes import OnBytes
-from luthier.data.content import content, digest
-from luthier.data.duplicates import NEAR_SHARE, Digests, Signatures
+from luthier.data.duplicates import NEAR_SHARE, Signatures
 from luthier.data.json_rows import compact
+from luthier.data.lots import Lots
 from luthier.data.press import Press
-from luthier.data.read import as_problem, read
+from luthier.data.read import as_problem
 from luthier.data.recognise import recognise
 from luthier.data.render import Renderer
 from luthier.data.report import Report
@@ -36,6 +35,9 @@ FEWEST_ROWS = 10
 """Fewer rows cannot be split into something learned and something held out."""
 IMBALANCE = 20
 """A label this many times rarer than the most frequent one is warned of."""
+
+MOST_LABELS = 10_000
+"""So many labels are listed in a report, the most frequent first."""
 
 
 def check(
@@ -81,6 +83,7 @@ def check(
             raise
         report.add(as_problem(str(path), error))
         return report
+    report.lots.append(scan.lots)
     whole = _Whole(scan)
     whole.conclude()
     if held_out is not None:
@@ -106,6 +109,7 @@ class _Kept:
         try:
             report = Report.retold(json.loads(self.file.read_text(encoding="utf-8")))
             report.tokens, report.held_out = [*map(TokenTable.open, self.tables), None][:2]
+            report.lots = [Lots.load(table / "lots.parquet") for table in self.tables]
         except (OSError, ValueError, KeyError, TypeError, StorageError):
             return None  # not there, or damaged: read the files
         return report
@@ -131,6 +135,7 @@ def _looked(scan: Scan, path: Path, table: Path | None, on_progress: OnBytes | N
         survey(scan, path, into=part, on_progress=on_progress)
         if report.errors:
             raise _NotKept
+        scan.lots.save(part / "lots.parquet")
         complete(part, scan.press.ledger)
     return None if report.errors else TokenTable.open(table)
 
@@ -139,7 +144,7 @@ class _Whole:
     """What only shows when all rows of a file have been seen."""
 
     def __init__(self, scan: Scan) -> None:
-        self.scan, self.report, self.data = scan, scan.report, scan.data
+        self.scan, self.report, self.data, self.said = scan, scan.report, scan.data, scan.lots.said()
 
     def conclude(self) -> None:
         """Everything that concerns this file alone."""
@@ -151,7 +156,7 @@ class _Whole:
 
     def _exact(self) -> set[int]:
         copies: set[int] = set()
-        for row, first in self.scan.digests.duplicates():
+        for row, first in self.said.duplicates():
             copies.add(row)
             self.scan.warn(row, "exact_duplicate", f"The row says the same as row {first}.", "Delete one, unless it is to count twice.")
         return copies
@@ -180,16 +185,17 @@ class _Whole:
             self.scan.warn(0, "too_few_rows", message, "Add examples; 50 to 100 good ones are a beginning.", error=True)
 
     def _ungrouped(self) -> None:
-        if self.data.group and self.report.good and not self.scan.grouped:
+        if self.data.group and self.report.good and not self.scan.lots.grouped:
             message = f"No row has the group field {self.data.group!r}."
             self.scan.warn(0, "no_group", message, "Correct data.group, or leave it out.", field=self.data.group, error=True)
 
     def _imbalance(self) -> None:
-        self.report.labels = dict(self.scan.labels.most_common())
-        if len(self.scan.labels) < 2:
+        labels = self.scan.lots.counts()
+        self.report.labels = dict(labels.most_common(MOST_LABELS))
+        if len(labels) < 2:
             return
-        common, most = self.scan.labels.most_common(1)[0]
-        rare = [(label, count) for label, count in self.scan.labels.items() if count * IMBALANCE <= most]
+        common, most = labels.most_common(1)[0]
+        rare = [(label, count) for label, count in labels.items() if count * IMBALANCE <= most]
         if rare:
             told = ", ".join(f"{label} ({count})" for label, count in sorted(rare, key=lambda each: each[1])[:5])
             message = f"{len(rare)} labels are at least {IMBALANCE} times rarer than {common} ({most:,} rows): {told}."
@@ -201,22 +207,10 @@ class _Whole:
         again = Press(press.renderer, self.data, context=press.context, pairs=press.pairs) if press else None
         held = Scan(Report(str(valid), kept=sys.maxsize), self.data, press=again)
         tokens = _looked(held, valid, table, None)
+        self.report.lots.append(held.lots)
         for problem in held.report.problems:
             self.report.add(problem)
-        for row, other in self.scan.digests.common(held.digests):
+        for row, other in self.said.common(held.lots.said()):
             message = f"The row is also held out: {valid} row {other}."
             self.scan.warn(row, "leakage", message, "Delete it from one of the two files; otherwise the result is flattered.", error=True)
         return tokens
-
-
-def digests(path: Path, data: DataSpec) -> Digests:
-    """Hashes of all rows of a file that can be read.
-
-    Raises:
-        DataError: nothing fits the file. NotFound, StorageError: it cannot be opened.
-    """
-    found = Digests()
-    for item in read(path, format=data.format):
-        if isinstance(item, Example):
-            found.add(item.source.row, digest(content(item)))
-    return found

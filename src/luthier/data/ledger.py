@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from luthier.core.errors import StorageError
 from luthier.core.example import Source
 from luthier.core.files import storing, write_bytes
+from luthier.data.growing import Growing
 
 SCHEMA = pa.schema(
     [
@@ -30,13 +31,16 @@ SCHEMA = pa.schema(
 ``cut`` what ``data.too_long`` took away; ``reason`` says why, and is empty for a row that is taken as it is."""
 
 
-@dataclass(slots=True)
 class Ledger:
-    """A ledger that is being written."""
+    """A ledger that is being written. `tokens` counts those of all rows so far."""
 
-    chunks: list[pa.Table] = field(default_factory=list)
-    rows: int = 0
-    tokens: int = 0
+    def __init__(self) -> None:
+        self._lines, self.tokens = Growing(SCHEMA), 0
+
+    @property
+    def rows(self) -> int:
+        """Lines so far."""
+        return self._lines.rows
 
     def enter(
         self,
@@ -48,36 +52,23 @@ class Ledger:
         reasons: list[str] | None = None,
     ) -> None:
         """Enter rows: tokens of each, and what was cut and why, where anything was."""
-        none = np.zeros(len(sources), np.int64)
-        columns = [
-            pa.array([source.file for source in sources], pa.string()).dictionary_encode(),
-            [source.row for source in sources],
-            total,
-            learned,
-            total - learned,
-            none if cut is None else cut,
-            reasons or [""] * len(sources),
-        ]
-        self.chunks.append(pa.table([pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))
-        self.rows += len(sources)
+        files = pa.array([source.file for source in sources], pa.string()).dictionary_encode()
+        cut = np.zeros(len(sources), np.int64) if cut is None else cut
+        rows = [source.row for source in sources]
+        self._lines.add([files, rows, total, learned, total - learned, cut, reasons or [""] * len(sources)])
         self.tokens += int(total.sum())
 
     def told(self) -> bytes:
         """All lines, for another process."""
-        sink, table = pa.BufferOutputStream(), self.table()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        return bytes(sink.getvalue())
+        return self._lines.told()
 
     def absorb(self, told: bytes) -> None:
         """The lines of a later part of the data."""
-        self.chunks.append(pa.ipc.open_stream(told).read_all())
-        self.rows += self.chunks[-1].num_rows
-        self.tokens += int(pc.sum(self.chunks[-1]["total"]).as_py() or 0)
+        self.tokens += int(pc.sum(self._lines.absorb(told)["total"]).as_py() or 0)
 
     def table(self) -> pa.Table:
         """The ledger as columns."""
-        return pa.concat_tables([SCHEMA.empty_table(), *self.chunks]).unify_dictionaries()
+        return self._lines.table()
 
 
 @dataclass(slots=True, frozen=True)

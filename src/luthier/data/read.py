@@ -32,6 +32,7 @@ def read(
     on_bytes: OnBytes | None = None,
     block: Block | None = None,
     tally: Tally | None = None,
+    wanted: frozenset[int] | None = None,
 ) -> Iterator[Example | Problem]:
     """The rows of a file, one after the other, in memory that does not grow with it.
 
@@ -42,6 +43,7 @@ def read(
         format: a reader, or auto. group: field whose value goes into `Example.group`. recognition: what `recognise` found, to save a look.
         on_bytes: hears bytes read and bytes in all.
         block: read only this part. tally: gets what is told once per file, instead of telling it here at the end.
+        wanted: numbers of the rows to read, where only some are; other lines are not even parsed.
 
     Raises:
         DataError: nothing fits the file. NotFound, StorageError: it cannot be opened.
@@ -52,7 +54,8 @@ def read(
     told = tally or Tally()
     unused = _Unused(reader.KNOWN | {group} if group else reader.KNOWN, told)
     file = str(path)
-    for item in _of_block(path, block, told) if block else records(path, known, on_bytes=on_bytes):
+    some = block is not None or (wanted is not None and known.container == "lines")
+    for item in _some_lines(path, block, told, wanted) if some else records(path, known, on_bytes=on_bytes):
         if isinstance(item, Flaw):
             yield problem(file, item)
             continue
@@ -63,7 +66,7 @@ def read(
         example = reader.example(fields, Source(file, item.row), findings)
         if findings.problems:
             yield from findings.problems
-        if example is not None and not findings.errors:
+        if example is not None and not findings.errors and (wanted is None or item.row in wanted):
             if group:
                 example.group = _group(fields, group)
             yield example
@@ -95,9 +98,9 @@ def _group(fields: dict[str, Any], group: str) -> str:
     return "" if value is None else str(value)
 
 
-def _of_block(path: Path, block: Block, tally: Tally) -> Iterator[Record | Flaw]:
-    with opened(path, span=(block.start, block.stop)) as stream:
-        blank, first = yield from rows(stream, first=block.row)
+def _some_lines(path: Path, block: Block | None, tally: Tally, wanted: frozenset[int] | None) -> Iterator[Record | Flaw]:
+    with opened(path, span=(block.start, block.stop) if block else None) as stream:
+        blank, first = yield from rows(stream, first=block.row if block else 1, wanted=wanted)
         tally.add(Tally(blank=blank, first_blank=first))
 
 

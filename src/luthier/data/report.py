@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from luthier.core.problem import Problem
+from luthier.data.lots import Lots
 from luthier.data.recognise import Recognition
 from luthier.data.tokens import TokenTable
 
@@ -15,6 +16,8 @@ UNKNOWN = Recognition("unknown", 0.0, "No format fits.")
 
 KEPT = 1000
 """Problems kept per code; the rest is counted. A million rows with the same fault must not fill the memory."""
+
+_BESIDE = ("tokens", "held_out", "lots")
 
 
 @dataclass
@@ -27,6 +30,7 @@ class Report:
         notes: what was not looked at, and why. labels: rows per label, most frequent first.
         kept: problems kept per code; 0: `KEPT`.
         tokens, held_out: tokens of the file and of the held-out one, where they were asked for and nothing is wrong with the rows.
+        lots: what decides the split, of the file and of the held-out one.
     """
 
     file: str
@@ -44,6 +48,7 @@ class Report:
     kept: int = 0
     tokens: TokenTable | None = None
     held_out: TokenTable | None = None
+    lots: list[Lots] = field(default_factory=list)
 
     def add(self, problem: Problem) -> None:
         """Count a problem, and keep it while its code has room."""
@@ -77,8 +82,8 @@ class Report:
         return self.errors == 0
 
     def told(self) -> dict[str, Any]:
-        """Everything but the tables, as plain fields that `retold` reads."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("tokens", "held_out")} | {
+        """Everything but what lies beside it, as plain fields that `retold` reads."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _BESIDE} | {
             "recognition": asdict(self.recognition),
             "problems": [asdict(problem) for problem in self.problems],
         }

@@ -16,7 +16,8 @@ from luthier.core.spec import DataSpec
 from luthier.data.blocks import Block
 from luthier.data.bytes import OnBytes
 from luthier.data.content import content, digest, words
-from luthier.data.duplicates import BINS, Digests, Signatures
+from luthier.data.duplicates import BINS, Signatures
+from luthier.data.lots import Lots
 from luthier.data.press import BATCH, Press
 from luthier.data.read import Tally, read
 from luthier.data.report import Report
@@ -24,7 +25,6 @@ from luthier.data.rules import broken
 from luthier.data.too_long import Fitted
 from luthier.security import pii
 
-_MOST_LABELS = 10_000
 _FIELDS = [field.name for field in fields_of(Problem)]
 
 
@@ -38,9 +38,7 @@ class Scan:
 
     def __init__(self, report: Report, data: DataSpec, *, signatures: Signatures | None = None, press: Press | None = None) -> None:
         self.report, self.data, self.press = report, data, press
-        self.digests, self.signatures = Digests(), signatures
-        self.labels: Counter[str] = Counter()
-        self.grouped = False
+        self.lots, self.signatures = Lots(), signatures
 
     def run(self, path: Path, on_progress: OnBytes | None = None, *, block: Block | None = None, tally: Tally | None = None) -> None:
         """Read the file, or one block of it; then what is told once per file goes to `tally`."""
@@ -66,13 +64,9 @@ class Scan:
         for place in pii.suspects(said):
             self._personal(rows[place], said[place])
         numbers = [row.source.row for row in rows]
-        self.digests.extend(numbers, [digest(content(row)) for row in rows])
+        self.lots.enter(rows, [digest(content(row)) for row in rows])
         if self.signatures is not None:
             self.signatures.extend(numbers, said)
-        self.grouped = self.grouped or any(row.group for row in rows)
-        for row in rows:
-            if row.label:
-                self._label(row.label, 1)
 
     def _lawful(self, row: Example) -> bool:
         """Whether a row keeps all rules; whatever is wrong with it is reported."""
@@ -102,24 +96,19 @@ class Scan:
             "problems": [[getattr(problem, name) for name in _FIELDS] for problem in report.problems],
             "rows": report.rows,
             "good": report.good,
-            "labels": self.labels,
-            "grouped": self.grouped,
             "passed_over": signatures.passed_over if signatures is not None else 0,
         }
         near = [signatures.rows.tobytes(), signatures.table().tobytes()] if signatures is not None else [b"", b""]
         ledger = self.press.ledger.told() if self.press else b""
-        return told, [self.digests.rows.tobytes(), bytes(self.digests.packed), *near, ledger]
+        return told, [self.lots.told(), *near, ledger]
 
     def absorb(self, fields: dict[str, Any], arrays: list[bytes]) -> None:
         """Join what was `told` of a later part of the file."""
         self._add_all(Problem(*problem) for problem in fields["problems"])
         self.report.rows += fields["rows"]
         self.report.good += fields["good"]
-        self.grouped = self.grouped or fields["grouped"]
-        for label, count in fields["labels"].items():
-            self._label(label, count)
-        rows, hashes, near, table, ledger = arrays
-        self.digests.absorb(rows, hashes)
+        lots, near, table, ledger = arrays
+        self.lots.absorb(lots)
         if self.signatures is not None:
             self.signatures.absorb(np.frombuffer(near, np.int64), np.frombuffer(table, np.uint16).reshape(-1, BINS), fields["passed_over"])
         if self.press is not None:
@@ -132,10 +121,6 @@ class Scan:
     def _add_all(self, problems: Iterable[Problem]) -> None:
         for problem in problems:
             self.report.add(problem)
-
-    def _label(self, label: str, count: int) -> None:
-        if label in self.labels or len(self.labels) < _MOST_LABELS:
-            self.labels[label] += count
 
     def _personal(self, example: Example, said: str) -> None:
         found = pii.find(said)

@@ -42,9 +42,9 @@ class Selected:
             DataError: a row is wrong. The file was checked, so it changed since. (Warnings were told by the check.)
         """
         tally = Tally()  # warnings of the file as a whole were told as well
-        for found in read(self.path, group=self.group, recognition=self.recognition, tally=tally):
+        for found in read(self.path, group=self.group, recognition=self.recognition, tally=tally, wanted=self.rows):
             if not isinstance(found, Example):
                 if found.severity == "error":
                     raise DataError(found.message, where=f"{found.file} row {found.row}", remedy=found.remedy, code=found.code)
-            elif self.rows is None or found.source.row in self.rows:
+            else:
                 yield found if self.pairs else chosen_only(found, learn=self.learn)

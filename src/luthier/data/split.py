@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -23,15 +23,16 @@ from luthier.core.example import Example
 from luthier.core.files import writing
 from luthier.core.spec import DataSpec
 from luthier.data.bytes import OnBytes
-from luthier.data.check import FEWEST_ROWS, digests
+from luthier.data.check import FEWEST_ROWS
 from luthier.data.content import content, digest
 from luthier.data.duplicates import Digests
-from luthier.data.first_line import MOST, are_labels, first_line
 from luthier.data.json_rows import Flaw, Record, compact
+from luthier.data.lots import Lots
 from luthier.data.read import read, records
-from luthier.data.recognise import Recognition, recognise
+from luthier.data.recognise import recognise
 
 _WHOLE = 2.0**64
+_AT_ONCE = 2048
 
 
 @dataclass
@@ -47,94 +48,67 @@ class Split:
     reason: str
 
 
-class _Lottery:
-    """All rows of a file, 20 bytes each: number, where the hash stands between 0 and 1, and the label as a number."""
-
-    def __init__(self) -> None:
-        self._rows, self._places, self._labels = array("q"), array("d"), array("l")
-        self._names: dict[str, int] = {}
-        self._column = False
-        self.said = Digests()  # filled only where groups can part equal rows
-
-    def add(self, row: int, place: float, example: Example) -> None:
-        """One more row."""
-        self._column = self._column or bool(example.label)
-        self._rows.append(row)
-        self._places.append(place)
-        label = example.label or ("" if self._column else _first_line(example))
-        full = not self._column and len(self._names) > MOST  # no labels: stop remembering every answer of a large file
-        self._labels.append(0 if full else self._names.setdefault(label, len(self._names)))
-
-    @property
-    def has_labels(self) -> bool:
-        """There are at least two labels (rows without one do not count as one)."""
-        if self._column:
-            return len(self._names.keys() - {""}) > 1
-        return are_labels(self._names, rows=len(self._rows))
-
-    def columns(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-        """Row numbers, places, labels."""
-        return np.array(self._rows, np.int64), np.array(self._places, np.float64), np.array(self._labels, np.int64)
-
-
-def _first_line(example: Example) -> str:
-    answers = [m.content for m in example.messages if m.role == "assistant"]
-    return first_line(answers[-1]) if answers else ""
-
-
-def plan_split(
-    path: Path, *, data: DataSpec, seed: int = 0, recognition: Recognition | None = None, on_progress: OnBytes | None = None
-) -> Split:
+def plan_split(path: Path, *, data: DataSpec, seed: int = 0, lots: Sequence[Lots] = (), on_progress: OnBytes | None = None) -> Split:
     """Decide which rows of `path` are held out.
 
     Args:
         data: ``valid`` is the share held out (0 to 0.5), or a file of held-out rows; ``group`` the field that keeps rows together.
         seed: another seed gives another split.
+        lots: of the file, and of the held-out one, where they were checked just now; left out, the files are read.
 
     Raises:
         DataError: rows are in both files (``leakage``), all rows would be held out, or the file cannot be read.
         SpecError: the share is out of range.
     """
-    path = Path(path)
+    path, known = Path(path), list(lots) or [_gathered(Path(path), data, on_progress)]
     if isinstance(data.valid, str):
-        return _by_file(path, Path(data.valid), data)
+        return _by_file(path, known, data)
     if not 0 <= data.valid <= 0.5:
         raise SpecError(f"data.valid = {data.valid} is no share to hold out.", remedy="Use 0 to 0.5, or name a file.", code="bad_value")
-    lottery = _drum(path, data, seed, recognition, on_progress)
-    rows, places, labels = lottery.columns()
-    held, reason = _drawn(places, labels, data, lottery.has_labels)
+    if data.group and not known[0].grouped:
+        raise DataError(f"No row has the group field {data.group!r}.", where=str(path), remedy="Correct data.group.", code="no_group")
+    rows, labels = known[0].numbers(), known[0].labels()
+    places = _places(known[0].deciding(), seed)
+    held, reason = _drawn(places, labels, data)
     if not held.any() and data.valid > 0 and len(rows) >= FEWEST_ROWS:
         held = places == places.min()
         reason = f"{reason}, the lowest because none fell below the share"
     if len(rows) and held.all():
         raise _one_side(path, len(rows), data.group)
     if data.group:
-        _apart(path, lottery.said, set(rows[held].tolist()), data.group)
+        _apart(path, known[0].said(), set(rows[held].tolist()), data.group)
     reason = f"{held.sum():,} of {len(rows):,} rows are held out, {reason}."
     return Split(rows[~held].tolist(), rows[held].tolist(), reason)
 
 
-def _drum(path: Path, data: DataSpec, seed: int, recognition: Recognition | None, on_progress: OnBytes | None) -> _Lottery:
-    lottery, seen_group = _Lottery(), not data.group
-    key = seed.to_bytes(8, "little")
-    for item in read(path, format=data.format, group=data.group, recognition=recognition, on_bytes=on_progress):
+def _gathered(path: Path, data: DataSpec, on_progress: OnBytes | None = None) -> Lots:
+    lots, rows = Lots(), list[Example]()
+
+    def enter() -> None:
+        lots.enter(rows, [digest(content(row)) for row in rows])
+        rows.clear()
+
+    for item in read(path, format=data.format, group=data.group, on_bytes=on_progress):
         if isinstance(item, Example):
-            seen_group = seen_group or bool(item.group)
-            said = f"group\x1f{item.group}".encode() if item.group else digest(content(item))
-            place = int.from_bytes(blake2b(said, digest_size=8, key=key).digest(), "little") / _WHOLE
-            lottery.add(item.source.row, place, item)
-            if data.group:
-                lottery.said.add(item.source.row, digest(content(item)))
-    if not seen_group:
-        raise DataError(f"No row has the group field {data.group!r}.", where=str(path), remedy="Correct data.group.", code="no_group")
-    return lottery
+            rows.append(item)
+            if len(rows) == _AT_ONCE:
+                enter()
+    enter()
+    return lots
 
 
-def _drawn(places: NDArray[np.float64], labels: NDArray[np.int64], data: DataSpec, has_labels: bool) -> tuple[NDArray[np.bool_], str]:
+def _places(deciding: list[bytes], seed: int) -> NDArray[np.float64]:
+    """Where the hash of what decides about each row stands between 0 and 1."""
+    key = seed.to_bytes(8, "little")
+    drawn = b"".join([blake2b(each, digest_size=8, key=key).digest() for each in deciding])
+    return np.frombuffer(drawn, "<u8") / _WHOLE
+
+
+def _drawn(places: NDArray[np.float64], labels: NDArray[np.int64] | None, data: DataSpec) -> tuple[NDArray[np.bool_], str]:
     share = float(data.valid)
     if data.group:
         return places < share, f"by the hash of {data.group}: rows of one {data.group} stay together"
-    if not has_labels:
+    if labels is None:
         return places < share, "by the hash of the content"
     held = np.zeros(len(places), bool)
     for label in np.unique(labels):
@@ -162,12 +136,13 @@ def _apart(path: Path, said: Digests, held: set[int], group: str) -> None:
         )
 
 
-def _by_file(path: Path, valid: Path, data: DataSpec) -> Split:
-    mine, theirs = digests(path, data), digests(valid, data)
-    shared = mine.common(theirs)
+def _by_file(path: Path, lots: list[Lots], data: DataSpec) -> Split:
+    valid = Path(str(data.valid))
+    mine, theirs = lots if len(lots) > 1 else (lots[0], _gathered(valid, data))
+    shared = mine.said().common(theirs.said())
     if shared:
         raise _leakage(path, valid, shared)
-    return Split(mine.rows.tolist(), theirs.rows.tolist(), f"Held out as you said: {valid}.")
+    return Split(mine.numbers().tolist(), theirs.numbers().tolist(), f"Held out as you said: {valid}.")
 
 
 def _one_side(path: Path, rows: int, group: str) -> DataError:

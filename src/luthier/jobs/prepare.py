@@ -107,14 +107,14 @@ def _warnings(report: Report) -> list[str]:
 
 def prepare(spec: Spec, renderer: Renderer, *, context: int, listen: Listener) -> Prepared:
     """Split and tokenise; both depend on content only, so that doing it again gives the same (and comes from the cache)."""
-    split = _split(spec)
+    report = _checked(spec, renderer, context, listen)
+    if report.tokens is None:
+        raise DataRefused(report)
+    split = plan_split(Path(spec.data.file), data=spec.data, seed=spec.train.seed, lots=report.lots)
     listen(Note(f"{len(split.train):,} rows to learn from, {len(split.valid):,} held out: {split.reason}"))
     listen(Stage("ledger"))
     for text in _told(spec, renderer):
         listen(Note(text))
-    report = _checked(spec, renderer, context, listen)
-    if report.tokens is None:
-        raise DataRefused(report)
     return Prepared(
         rows=report.tokens.only(split.train),
         valid=(report.held_out or report.tokens).only(split.valid),
@@ -143,10 +143,6 @@ def _compares(spec: Spec) -> bool:
 
 def _files(spec: Spec) -> list[Path]:
     return [Path(spec.data.file), *([Path(spec.data.valid)] if isinstance(spec.data.valid, str) else [])]
-
-
-def _split(spec: Spec) -> Split:
-    return plan_split(Path(spec.data.file), data=spec.data, seed=spec.train.seed)
 
 
 def _held_out(spec: Spec, split: Split) -> Selected:

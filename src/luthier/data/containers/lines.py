@@ -31,10 +31,12 @@ def records(stream: Stream, details: dict[str, Any]) -> Iterator[Record | Flaw]:
         yield blank_lines(blank, first_blank)
 
 
-def rows(stream: Stream, *, first: int) -> Generator[Record | Flaw, None, tuple[int, int]]:
-    """The lines of a part of a file whose first line is number `first`; returns how many were blank, and the first of them."""
+def rows(stream: Stream, *, first: int, wanted: frozenset[int] | None = None) -> Generator[Record | Flaw, None, tuple[int, int]]:
+    """The lines of a part of a file whose first line is number `first`, or those `wanted`; returns how many were blank, and the first."""
     blank = first_blank = 0
     for row, line in enumerate(lines(stream), start=first):
+        if wanted is not None and row not in wanted:
+            continue
         if line is None:
             yield too_big(row)
         elif line and not line.isspace():
