@@ -123,6 +123,10 @@ def measure(asked: argparse.Namespace, dtype: str) -> dict[str, Any]:
             "times_continuous": round(medians["continuous"] / medians["luthier"], 2),
             "times_continuous_base_only": round(medians["continuous, base only"] / medians["luthier, base only"], 2),
             "differing_from_serial": theirs.differing(first, said["serial"], said["luthier"]),
+            "equal_rows": {
+                "continuous and serial": equal(said["continuous"], said["serial"]),
+                "base only, ours and continuous": equal(said["luthier, base only"], said["continuous, base only"]),
+            },
             "first_token_ms": {"p50": round(1e3 * quantile(begun, 0.5), 1), "p95": round(1e3 * quantile(begun, 0.95), 1)},
             "second_turn": {"seconds": round(turn_seconds, 3), "first_token_p50_ms": round(1e3 * quantile(turn_begun, 0.5), 1)},
             "hot_add": ours.hot_add(first),
@@ -349,6 +353,10 @@ class Theirs:
                 scores = judge(torch.tensor([prompt + a[:place]])).logits[0, -1].float()
                 gaps.append(round(abs(float(scores[a[place]] - scores[b[place]])), 4))
         return {"rows": len(gaps), "of": len(chats), "gaps": sorted(gaps)}
+
+
+def equal(left: list[list[int]], right: list[list[int]]) -> int:
+    return sum(a == b for a, b in zip(left, right, strict=True))
 
 
 def quantile(values: list[float], share: float) -> float:

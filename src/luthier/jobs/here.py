@@ -6,10 +6,13 @@ ft:luthier-mini:org:desk:x1 --> TunedModel row --> run folder --> adapter beside
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.core.errors import SpecError
 from luthier.core.spec import Spec
 from luthier.evaluation import certificate
 from luthier.inference.serving.ask import Answering, Asked
@@ -21,10 +24,14 @@ from luthier.models import slot
 from luthier.models.find import find
 from luthier.models.load import load, load_folder
 from luthier.models.model import Model
+from luthier.models.predictor import FOLDER as HEAD
 from luthier.store.database import Database
 from luthier.store.runs import RunFolder
 from luthier.store.runs import find as find_run
 from luthier.store.tables.models import TunedModel
+
+LOOK_AGAIN = 3.0
+"""Seconds after which a base that was put on this machine is seen."""
 
 
 class Here:
@@ -36,10 +43,12 @@ class Here:
 
     def __init__(self, database: Database, settings: object) -> None:
         self.database, self.bases = database, Bases(Bounds.of(settings))
+        self._runs: dict[str, tuple[RunFolder, Spec]] = {}
+        self._known: tuple[float, dict[str, str]] = (-math.inf, {})
 
     def names(self) -> set[str]:
         """Bases that can be asked."""
-        return set(known_bases())
+        return set(self._names())
 
     def ask(self, asked: Asked, row: TunedModel | None) -> Answering:
         """See `serving.Host.ask`."""
@@ -61,6 +70,7 @@ class Here:
 
     def forget(self, id: str) -> bool:
         """See `serving.Host.forget`."""
+        self._runs.pop(id, None)
         whole = self.bases.drop(id)
         return all([resident.forget(id) for _, resident in self.bases]) and whole
 
@@ -74,14 +84,29 @@ class Here:
 
     def _who(self, id: str, row: TunedModel | None) -> tuple[Resident, Adapter | None]:
         if row is None:
-            return self._base(known_bases()[id], "auto", "auto"), None
-        run = find_run(row.run)
-        spec = specs.load(run.spec)
+            return self._base(self._names()[id], "auto", "auto"), None
+        run, spec = self._run(row)
+        if (weights(run, row) / HEAD).is_dir():
+            what = f"{row.id} was tuned to predict, and writes no text."
+            raise SpecError(what, where="model", remedy="Ask a model that was tuned on answers in words.", code="no_text")
         if "swap" not in specs.METHODS.load(row.method).Method.supports:
             folder = weights(run, row)
             return self.bases.get(id, lambda: self._whole(row, run, folder, spec), bytes=bytes_of(folder)), None
         resident = self._base(spec.model.name, spec.model.dtype, spec.model.context)
         return resident, Adapter(id, lambda twin: self._adapter(twin, row, run), pinned=row.pinned)
+
+    def _names(self) -> dict[str, str]:
+        """`known_bases`, looked for anew every few seconds: many folders may have to be read."""
+        if time.monotonic() > self._known[0] + LOOK_AGAIN:
+            self._known = time.monotonic(), known_bases()
+        return self._known[1]
+
+    def _run(self, row: TunedModel) -> tuple[RunFolder, Spec]:
+        """The run a model came out of; what decided it never changes, so it is read once."""
+        if row.id not in self._runs:
+            run = find_run(row.run)
+            self._runs[row.id] = run, specs.load(run.spec)
+        return self._runs[row.id]
 
     def _base(self, name: str, dtype: Any, context: Any) -> Resident:
         """Runs that were tuned in another number format, or with another context, answer on a base of their own."""

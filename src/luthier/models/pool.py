@@ -41,8 +41,7 @@ class Pool:
         self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
         for part in (*self.keys, *self.values):
             part[0].zero_()
-        self._free = np.arange(size, 0, -1, dtype=np.int32)  # a stack: what was used last is warm, and low places are used first
-        self.free = size
+        self.give_all()
 
     @classmethod
     def of(cls, config: Any, size: int, *, dtype: torch.dtype, device: torch.device) -> Pool:
@@ -55,6 +54,11 @@ class Pool:
             return None
         self.free -= count
         return self._free[self.free : self.free + count][::-1].copy()
+
+    def give_all(self) -> None:
+        """All places are free."""
+        self._free = np.arange(self.size, 0, -1, dtype=np.int32)  # a stack: what was used last is warm, and low places are used first
+        self.free = self.size
 
     def give(self, places: Places) -> None:
         """Places nobody needs any more."""

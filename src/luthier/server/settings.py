@@ -51,6 +51,16 @@ class Settings(BaseModel):
     """Start a worker beside the service, and again should it die."""
     backend: str = "here"
     """Who answers chats: ``here``, or ``openai:URL`` of another engine that speaks the same wire."""
+    backend_key: str = Field("", repr=False)
+    """Key for that engine, where it wants one."""
+    cache_bytes: int = Field(0, ge=0)
+    """Keys and values kept for each base; 0 is an eighth of the memory, as is `adapter_bytes`, and `model_bytes` a half."""
+    adapter_bytes: int = Field(0, ge=0)
+    """Adapters kept beside each base."""
+    model_bytes: int = Field(0, ge=0)
+    """All bases together, with the copy that is laid out for the processor."""
+    most_rows: int = Field(0, ge=0)
+    """Answers written at once, for each base; 0 is 64."""
     certificate: str = ""
     """File of the TLS certificate chain (PEM)."""
     certificate_key: str = ""

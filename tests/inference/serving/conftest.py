@@ -82,7 +82,16 @@ class Served:
         self.pieces = Pieces(self.model.renderer.tokenizer)
         self.batch = Batch(self.room, crowd, self.pieces)
 
-    def ask(self, prompt: list[int], owner: str | None = None, *, limit: int = 12, ends: frozenset[int] = ENDS, **changes: Any) -> Asking:
+    def ask(
+        self,
+        prompt: list[int],
+        owner: str | None = None,
+        *,
+        limit: int = 12,
+        ends: frozenset[int] = ENDS,
+        enter: Callable[[list[Row]], None] | None = None,
+        **changes: Any,
+    ) -> Asking:
         changes.setdefault("temperature", 0.0)
         asked = Asked(model=owner or "base", prompt=prompt, **changes)
         question = Question(asked, Answering(asked.model), prompt, owner, limit, ends)
@@ -97,7 +106,7 @@ class Served:
             )
             for index in range(asked.n)
         ]
-        self.batch.enter(rows)
+        (enter or self.batch.enter)(rows)
         return Asking(question, rows)
 
     def run(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from luthier.core.errors import LuthierError, ResultError
 from luthier.core.sequence import Sequence
 from luthier.engine.score import score
 from luthier.inference.serving import room as room_module
+from luthier.inference.serving.batcher import Batcher
 from luthier.inference.serving.crowd import Crowd
 from luthier.models import slot
 from luthier.models.model import Model
@@ -259,7 +261,7 @@ def test_a_pass_that_fails_is_tried_row_by_row(crowd: Crowd, alone: Alone, monke
 def test_a_row_that_fails_hurts_nobody(crowd: Crowd, alone: Alone) -> None:
     served = Served(crowd)
     asking = [served.ask(prompt) for prompt in prompts()[:3]]
-    broken = served.ask(prompts()[4], logit_bias={100_000: 1.0})
+    broken = served.ask(prompts()[4], logit_bias={100_000: 1.0}, n=3)
     deaf = served.ask(prompts()[5])
     deaf.answering.listen(_fails)
     served.run()
@@ -272,6 +274,36 @@ def test_a_row_that_fails_hurts_nobody(crowd: Crowd, alone: Alone) -> None:
 
 def _fails(heard: Any) -> None:
     raise RuntimeError("the listener broke")
+
+
+def test_a_fault_of_the_engine_tells_everybody_and_the_next_are_served(crowd: Crowd, alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something that should never happen happens while a step is planned."""
+    served = Served(crowd)
+    batcher = Batcher(served.batch)
+    ready, going = threading.Event(), threading.Event()
+    plain = served.room.plan
+
+    def plan() -> Any:
+        if not ready.is_set():
+            ready.set()
+            going.wait(60)
+            raise ZeroDivisionError("a bug")
+        return plain()
+
+    monkeypatch.setattr(served.room, "plan", plan)
+    lost = [served.ask(prompt, enter=batcher.ask) for prompt in prompts()[:3]]
+    assert ready.wait(60)
+    late = served.ask(prompts()[3], enter=batcher.ask)
+    going.set()
+    for one in lost[:1]:
+        with pytest.raises(LuthierError, match="ZeroDivisionError: a bug"):
+            one.deltas()
+    assert late.deltas()[-1].finish
+    assert late.tokens == without_end(alone(None, prompts()[3], 12))
+    batcher.close()
+    assert served.batch.idle
+    with pytest.raises(ResultError, match="shutting down"):
+        served.ask(prompts()[3], enter=batcher.ask)
 
 
 def test_everybody_is_told_when_the_engine_stops(crowd: Crowd) -> None:

@@ -81,10 +81,9 @@ class Batch:
                 self._go_on(parts, states_ND)
 
     def drop(self, error: LuthierError) -> None:
-        """Everybody goes, and is told why."""
-        rows = [*self.room.inside, *self.room.outside.leave(lambda row: True)]
-        for row in rows:
-            self._end(row, error)
+        """Everybody goes and is told why, and nothing is known any more: what is wrong may be wrong anywhere."""
+        for row in self.room.clear():
+            row.question.answering.say(error)
 
     def _passes(self, parts: list[Part]) -> list[list[Part]]:
         """Who can be read together; in each pass rows of one token come first, and prompts of one adapter behind each other."""
@@ -188,15 +187,15 @@ class Batch:
     def _gone(self, row: Row) -> None:
         """Cancelled or too late; the room has let go of it already."""
         row.question.left -= 1
-        if not row.question.answering.cancelled.is_set():
+        if not row.question.going:
             row.question.answering.say(_too_late(row))
         elif row.question.left == 0:
             row.question.answering.say(None)
 
     def _end(self, row: Row, error: BaseException) -> None:
-        """This row failed, and with it its question."""
+        """This row failed, and with it its question. Nobody shall continue what it wrote."""
         if row in self.room.inside:
-            self.room.leave(row)
+            self.room.throw_out(row)
         row.question.left -= 1
         row.question.answering.say(ours(error))
 

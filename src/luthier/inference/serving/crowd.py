@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from luthier.methods._lowrank import LowRank
 from luthier.models import slot
 from luthier.models.model import Model
 from luthier.models.pool import Paged
+from luthier.models.sight import Sight
 
 SPARE = 4
 """Adapters that stay stacked though nobody asks them now: each costs its rank in every thin matmul, stacking anew costs more."""
@@ -40,14 +42,15 @@ class Crowd:
     """See the page's head. Only the engine's thread may change it.
 
     Attributes:
-        members: adapters by name, the longest unused first.
+        members: adapters by name, the longest unused first. writes: the base writes text.
     """
 
     def __init__(self, model: Model, *, pack: bool = True) -> None:
         for path in model.linears():
             slot.place(model.network, path)
         self.model = model
-        self.reader = Reader(model, pack=pack)
+        self.writes = "next-token" in model.family.GIVES  # encoders do not: they are read for their states only, every row whole
+        self.reader = Reader(model, pack=pack) if self.writes else None
         self.members: OrderedDict[str, Member] = OrderedDict()
         self._slots = slot.slots(model.network)
         self._linear = frozenset(self._slots)
@@ -113,12 +116,16 @@ class Crowd:
         if self._awake:
             numbers = torch.tensor([self._routes.number(owner) for owner in owners])
             self._routes.send(numbers.repeat_interleave(torch.tensor(counts)).to(device))
+        if self.reader is None:
+            ends = np.cumsum(counts).repeat(counts)
+            return self.model.states(tokens_T=tokens_T, positions_T=positions_T, sight=Sight(ends, np.array(positions)))
         if single is not None and not self.members[single].deltas.keys() <= self._linear:
             return self.model.states(tokens_T=tokens_T, positions_T=positions_T, sight=sight)  # type: ignore[arg-type]
         return self.reader.states(tokens_T=tokens_T, positions_T=positions_T, sight=sight)
 
     def scores(self, states_BD: Tensor) -> Tensor:
         """See `batch.Readers`."""
+        assert self.reader is not None
         return self.reader.logits(states_BD)
 
     def _stand(self, names: list[str]) -> None:

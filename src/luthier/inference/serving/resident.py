@@ -56,7 +56,7 @@ class Resident:
         self.model, self.adapter_bytes = model, adapter_bytes
         self.crowd = Crowd(model)
         self._twin = self.crowd.twin()
-        self.room = Room(Pool.of(model.config, places, dtype=model.dtype, device=model.device), most_rows)
+        self.room = Room(Pool.of(model.config, places, dtype=model.dtype, device=model.device), most_rows, whole=not self.crowd.writes)
         self.understanding = Understanding(model, places=places)
         self.batcher = Batcher(Batch(self.room, self.crowd, self.understanding.pieces), name=f"engine {model.name}")
         self.fingerprint = "fp_" + fingerprint([model.name, str(model.dtype), model.packing, model.renderer.fingerprint])[:12]
@@ -70,7 +70,7 @@ class Resident:
     def bytes(self) -> int:
         """Memory of the base, its laid-out copy and its adapters."""
         weights = sum(p.nbytes for p in self.model.network.parameters())
-        return weights * (2 if self.crowd.reader.packed else 1)
+        return weights * (2 if self.crowd.reader is not None and self.crowd.reader.packed else 1)
 
     @property
     def busy(self) -> bool:
@@ -174,8 +174,9 @@ class Resident:
                     return False
                 self._let_go(oldest)
             self.crowd.hang(adapter.name, deltas, pinned=adapter.pinned)
-            for rows in self._waiting.pop(adapter.name, []):
+            for rows in self._waiting.get(adapter.name, []):
                 self.batcher.ask(rows)
+            self._waiting.pop(adapter.name, None)
         return True
 
     def _let_go(self, name: str) -> bool:

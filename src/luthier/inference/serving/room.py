@@ -25,6 +25,9 @@ BESIDE_WRITERS = 256
 ALONE = 1024
 """Tokens of prompts read in a pass while nobody writes; more saves nothing, and newcomers wait for it."""
 
+LONG_LINE = 100
+"""Rows outside from which on they are not looked through at each step; and then at every so many-th."""
+
 AHEAD = 32
 """Tokens a row is sure to find room for when it comes in. All of its limit would keep most of the pool idle: answers mostly end early."""
 
@@ -44,15 +47,17 @@ class Room:
 
     Attributes:
         inside: rows that have places, in the order in which they came. outside: those that wait. read: tokens planned so far; reused: of
-            prompts, how many were known already.
+            prompts, how many were known already. whole: rows are read in one piece, because what stands behind a token matters too.
     """
 
     pool: Pool
     most_rows: int = MOST_ROWS
+    whole: bool = False
     inside: list[Row] = field(default_factory=list)
     outside: Turns[Row] = field(default_factory=Turns)
     read: int = 0
     reused: int = 0
+    _looks: int = 0
 
     def __post_init__(self) -> None:
         self.known = Known(self.pool)
@@ -66,13 +71,29 @@ class Room:
         row.leave(self.known)
         self.inside.remove(row)
 
+    def throw_out(self, row: Row) -> None:
+        """Go, and leave nothing but what others know already."""
+        row.restart(self.known)
+        self.inside.remove(row)
+
     def ended(self) -> list[Row]:
-        """Rows for which nobody waits any more, or whose time is up; they are out."""
+        """Rows for which nobody waits any more, or whose time is up; they are out. A long line is looked through now and then only."""
         now = time.monotonic()
         gone = [row for row in self.inside if row.question.going or row.question.late(now)]
         for row in gone:
             self.leave(row)
-        return gone + self.outside.leave(lambda row: row.question.going or row.question.late(now))
+        self._looks += 1
+        if len(self.outside) <= LONG_LINE or self._looks % LONG_LINE == 0:
+            gone += self.outside.leave(lambda row: row.question.going or row.question.late(now))
+        return gone
+
+    def clear(self) -> list[Row]:
+        """Everybody goes, and nothing is known any more. Returns who was here."""
+        rows = [*self.inside, *self.outside]
+        self.inside, self.outside = [], Turns()
+        self.pool.give_all()
+        self.known = Known(self.pool)
+        return rows
 
     def admit(self) -> None:
         """Let in who fits, in turn. Nobody overtakes one who does not fit: long prompts would never come in."""
@@ -112,6 +133,8 @@ class Room:
         for row in [*others, oldest]:
             self._follow(row)
             count = min(row.unread, budget - (0 if row is oldest else reserved))
+            if self.whole and count < row.unread:
+                count = 0 if parts or row is not oldest else row.unread
             if count > 0 and (part := self._part(row, count)):
                 parts.append(part)
                 budget -= part.count
@@ -119,7 +142,7 @@ class Room:
 
     def _part(self, row: Row, count: int) -> Part | None:
         if not self.known.make_room(count):
-            count = self.pool.free
+            count = 0 if self.whole else self.pool.free
         places = self.pool.take(count) if count else None
         if places is None:
             return None

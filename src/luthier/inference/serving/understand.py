@@ -43,6 +43,9 @@ class Understanding:
             SpecError: a field is out of its range (`where` names it). DataError: the prompt is empty, too long, or refused by the template.
         """
         asked.check()
+        if "next-token" not in self.model.family.GIVES:
+            what = f"{self.model.name} reads texts whole and writes none."
+            raise SpecError(what, where="model", remedy="Ask it for embeddings, or ask a decoder.", code="no_text")
         tools = self._offered(asked)
         prompt, text = self._prompt(asked, tools)
         limit = self._limit(asked, prompt, occupied)
@@ -77,8 +80,9 @@ class Understanding:
         Raises:
             SpecError: an id is none of this model's.
         """
+        renderer = self.model.renderer
         if isinstance(text, str):
-            return self.model.renderer.parts.prefix + self.model.renderer.encode(text)
+            return renderer.plain.read(text) if renderer.plain else renderer.parts.prefix + renderer.encode(text)
         size = self.model.embedding().num_embeddings
         if wrong := next((token for token in text if not 0 <= token < size), None):
             raise _bad("prompt", f"Token id {wrong} is not one of the model's {size:,}.", "Use the tokenizer of this model.")
