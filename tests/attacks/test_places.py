@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 
 import httpx2
 import pytest
@@ -82,3 +83,12 @@ def test_an_absolute_address_does_not_change_the_host(live: Live) -> None:
 def test_headers_of_ours_cannot_be_written_by_clients(http: httpx2.Client) -> None:
     answer = http.get("/healthz", headers={"x-request-id": "req_mine", "x-client-request-id": "a b<script>"})
     assert answer.headers["x-request-id"] != "req_mine"
+
+
+def test_a_head_that_never_ends_is_not_waited_for(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.server.run.HEAD_SECONDS", 0.2)
+    host, port = live.url.removeprefix("http://").split(":")
+    for said in (b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: "):
+        with socket.create_connection((host, int(port)), timeout=5) as line:
+            line.sendall(said)
+            assert line.recv(100) == b""

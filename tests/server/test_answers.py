@@ -17,6 +17,11 @@ MODEL = "luthier-mini"
 ASKED: Any = {"model": MODEL, "messages": [{"role": "user", "content": "What is a cow?"}], "temperature": 0, "max_completion_tokens": 8}
 
 
+ANIMAL = {"type": "object", "properties": {"animal": {"type": "string"}}}
+TOOL: Any = {"type": "function", "function": {"name": "legs_of", "parameters": ANIMAL}}
+NOT_ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "x"}}]}}
+
+
 @pytest.fixture(scope="module")
 def plain(client: openai.OpenAI) -> Any:
     """The greedy answer that others are compared with."""
@@ -89,6 +94,8 @@ def test_a_schema_is_followed(client: openai.OpenAI) -> None:
         ({"logit_bias": {"x": 1}}, "logit_bias.x"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": NOT_ALLOWED}, "tool_choice"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools.0.type"),
         ({"metadata": {"k": "v" * 600}}, "metadata.k"),
     ],
 )

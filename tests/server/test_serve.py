@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +41,20 @@ def test_serve_begins_and_ends(tmp_path: Path) -> None:
         assert httpx2.get(f"{said['url']}/files", headers={"authorization": f"Bearer {said['key']}"}).json()["data"] == []
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+def test_it_speaks_tls(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    words = (
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    )
+    subprocess.run(["openssl", *words.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    with served(tmp_path, "--certificate", str(certificate), "--certificate-key", str(key)) as (_, said):
+        assert said["url"].startswith("https://127.0.0.1:")
+        trusting = ssl.create_default_context(cafile=certificate)
+        assert httpx2.get(said["url"].removesuffix("/v1") + "/healthz", verify=trusting).status_code == 200
 
 
 def test_settings_come_from_file_environment_and_flags(tmp_path: Path) -> None:

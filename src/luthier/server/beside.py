@@ -23,6 +23,9 @@ PAUSES = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0)
 """Seconds before it is started again; a run of a minute begins the row anew."""
 STEADY = 60.0
 
+WORKER_GRACE = 150.0
+"""Seconds a worker has to stop its jobs with a checkpoint; it gives each of them two minutes itself."""
+
 
 class Beside:
     """Keeps ``command`` running for as long as the block.
@@ -46,7 +49,7 @@ class Beside:
         environment = dict(os.environ, LUTHIER_DATABASE=settings.database_url())
         if settings.blobs:
             environment["LUTHIER_BLOBS"] = settings.blobs
-        return cls(command, environment, grace=max(30.0, settings.grace_seconds))
+        return cls(command, environment, grace=WORKER_GRACE)
 
     def __enter__(self) -> Beside:
         if self.command:

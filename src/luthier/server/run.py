@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -21,6 +22,10 @@ from luthier.server.settings import Settings
 BARE = re.compile(rb"(?<!\r)\n")
 
 
+HEAD_SECONDS = 30.0
+"""Longest wait for the head of a request; uvicorn would wait for ever."""
+
+
 class Protocol(H11Protocol):
     """uvicorn's HTTP, stricter: a line of a head ends with CR LF, and what is no HTTP is answered in the wire's shape too.
 
@@ -28,6 +33,20 @@ class Protocol(H11Protocol):
     """
 
     _seen = b""
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head = self.loop.call_later(HEAD_SECONDS, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_there()
+        super().connection_lost(exc)
+
+    def _head_is_there(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
 
     def data_received(self, data: bytes) -> None:
         if self.conn.their_state is h11.IDLE:
@@ -36,7 +55,10 @@ class Protocol(H11Protocol):
                 self.send_400_response("")
                 return
             self._seen = text[-3:]  # an end of the head may come in two pieces
+            self._head = self._head or self.loop.call_later(HEAD_SECONDS, self.transport.close)
         super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._head_is_there()
 
     def send_400_response(self, msg: str) -> None:
         content = json.dumps(body(400, "This is not HTTP as this service reads it.", code="bad_http")).encode()

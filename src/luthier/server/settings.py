@@ -43,7 +43,7 @@ class Settings(BaseModel):
     """Address to listen on. Beyond loopback it takes a certificate, or `behind_proxy`."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one and says which."""
-    database: str = ""
+    database: str = Field("", repr=False)
     """URL of the database; empty is SQLite in LUTHIER_HOME. PostgreSQL: ``postgresql+psycopg://user:password@host/name``."""
     blobs: str = ""
     """Where bytes of files lie: a folder, or ``s3://``, ``gs://``, ``az://``; empty is LUTHIER_HOME/blobs."""

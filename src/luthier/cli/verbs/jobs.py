@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from luthier.cli.answer import answer, table
-from luthier.cli.verbs._place import Json, Url, ready
+from luthier.cli.verbs._place import Json, Place, Project, Url, placed, uploaded
 
 if TYPE_CHECKING:
-    from luthier.store.audit import Deputy
-    from luthier.store.database import Database
     from luthier.store.tables.jobs import Job, JobEvent
 
 app = typer.Typer(
@@ -25,16 +21,6 @@ app = typer.Typer(
 )
 
 Id = Annotated[str, typer.Argument(help="Id of the job: ftjob-...")]
-Project = Annotated[str, typer.Option("--project", help="Name or id.")]
-PIECE = 1 << 20
-MOST_BYTES = 8 << 30
-
-
-class Place(NamedTuple):
-    """Where a verb works, and for whom."""
-
-    database: Database
-    who: Deputy
 
 
 @app.command()
@@ -53,7 +39,7 @@ def create(
     from luthier.jobs.asked import NewJob
     from luthier.jobs.submit import submit
 
-    with _place(database, project) as place:
+    with placed(database, project) as place:
         body = {"model": model, "training_file": _file(place, file), "luthier": specs.said(settings or ())}
         body |= {"validation_file": _file(place, valid)} if valid else {}
         body |= {"suffix": suffix} if suffix else {}
@@ -73,7 +59,7 @@ def list_(
     from luthier.store.pages import page
     from luthier.store.tables.jobs import Job
 
-    with _place(database, project) as place, place.database.read() as session:
+    with placed(database, project) as place, place.database.read() as session:
         found = [_facts(job) for job in page(session, Job, Job.project_id == place.who.project_id, limit=limit).rows]
     columns = ("id", "state", "model", "made", "result")
     rows = [
@@ -87,7 +73,7 @@ def show(job: Id, project: Project = "default", database: Url = "", json: Json =
     """Everything about one job."""
     from luthier.jobs import control, queue
 
-    with _place(database, project) as place, place.database.read() as session:
+    with placed(database, project) as place, place.database.read() as session:
         found = control.find(session, job, place.who.project_id)
         content = _facts(found) | {"queue_position": queue.position(session, found)}
     answer(content, json=json, show=lambda: table(("what", "value"), [(key, value) for key, value in content.items() if value]))
@@ -106,7 +92,7 @@ def events(
     from luthier.jobs.states import OVER
 
     seen = 0
-    with _place(database, project) as place:
+    with placed(database, project) as place:
         while True:
             with place.database.read() as session:
                 over = control.find(session, job, place.who.project_id).state in OVER
@@ -139,38 +125,19 @@ def resume(job: Id, project: Project = "default", database: Url = "", json: Json
 def _control(what: str, job: str, project: str, url: str, json: bool) -> None:
     from luthier.jobs import control
 
-    with _place(url, project) as place:
+    with placed(url, project) as place:
         found = getattr(control, what)(place.database, job, place.who)
         content = _facts(found)
     state = f"{found.state}, to be {'cancelled' if found.wanted == 'cancel' else 'paused'}" if found.wanted else found.state
     answer(content, json=json, show=lambda: typer.echo(f"{found.id} is {state}."))
 
 
-@contextmanager
-def _place(url: str, project: str) -> Iterator[Place]:
-    """The database, and this machine's command line as somebody of the project."""
-    from luthier.security import tenants
-    from luthier.store.audit import LOCAL, Deputy
-    from luthier.store.tables.tenants import Project as Row
-
-    with ready(url) as database:
-        with database.read() as session:
-            room = tenants.named(session, Row, project)
-        yield Place(database, Deputy(LOCAL.name, room.organisation_id, room.id))
-
-
 def _file(place: Place, name: str) -> str:
     """The id of a file: `name` itself, or that of the upload of a file of this machine."""
-    from luthier.store import files
     from luthier.store.blobs import Blobs
 
     path = Path(name).expanduser()
-    if not path.is_file():
-        return name
-    with open(path, "rb") as source:
-        stored = Blobs.open(place.database).put(iter(lambda: source.read(PIECE), b""), most=MOST_BYTES)
-    with place.database.write() as session:
-        return files.add(session, place.who, stored, filename=path.name, purpose="fine-tune").id
+    return uploaded(place, path, blobs=Blobs.open(place.database), purpose="fine-tune").id if path.is_file() else name
 
 
 def _events(session: Any, job: str, seen: int) -> list[JobEvent]:

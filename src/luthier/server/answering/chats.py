@@ -10,6 +10,7 @@ from luthier.inference.serving.ask import ToolCall as Call
 from luthier.inference.serving.ask import Usage as Used
 from luthier.server.errors import WireError, invalid
 from luthier.server.wire import chat as wire
+from luthier.server.wire import conversation
 from luthier.server.wire._base import ignored_by
 from luthier.server.wire._sampling import PromptDetails, Usage
 
@@ -27,7 +28,7 @@ def asked(body: wire.CreateChat, *, key: str, seconds: float) -> Asked:
     return Asked(
         **body.drawn(),
         messages=[message(said, f"messages.{index}") for index, said in enumerate(body.messages)],
-        tools=[tool.model_dump(mode="json", exclude_none=True) for tool in body.tools or ()] + [_tool(one) for one in body.functions or ()],
+        tools=[*_tools(body), *(_tool(one) for one in body.functions or ())],
         tool_choice=_choice(body),
         parallel_tool_calls=body.parallel_tool_calls is not False and not body.functions,
         max_tokens=body.max_completion_tokens or body.max_tokens,
@@ -38,7 +39,7 @@ def asked(body: wire.CreateChat, *, key: str, seconds: float) -> Asked:
     )
 
 
-def message(said: wire.AskedMessage, place: str) -> Message:
+def message(said: conversation.AskedMessage, place: str) -> Message:
     """A turn of the conversation.
 
     Raises:
@@ -63,7 +64,7 @@ def _missing(place: str) -> WireError:
     return invalid(f"Missing required parameter: '{place}'.", param=place, code="missing_required_parameter")
 
 
-def _content(said: str | list[wire.ContentPart] | None, place: str) -> str:
+def _content(said: str | list[conversation.ContentPart] | None, place: str) -> str:
     if not isinstance(said, list):
         return said or ""
     for index, part in enumerate(said):
@@ -72,23 +73,40 @@ def _content(said: str | list[wire.ContentPart] | None, place: str) -> str:
     return "".join(part.text or part.refusal or "" for part in said)
 
 
-def _tool(function: wire.Function) -> dict[str, Any]:
+def _tools(body: wire.CreateChat) -> list[dict[str, Any]]:
+    """The tools that may be called.
+
+    Raises:
+        WireError: one is allowed that is not there.
+    """
+    tools, choice = body.tools or [], body.tool_choice
+    if isinstance(choice, conversation.AllowedTools):
+        allowed = {one.function.name for one in choice.allowed_tools.tools}
+        if unknown := allowed - {tool.function.name for tool in tools}:
+            raise invalid(f"Invalid 'tool_choice': there is no tool '{min(unknown)}'.", param="tool_choice", code="invalid_value")
+        tools = [tool for tool in tools if tool.function.name in allowed]
+    return [tool.model_dump(mode="json", exclude_none=True) for tool in tools]
+
+
+def _tool(function: conversation.Function) -> dict[str, Any]:
     return {"type": "function", "function": function.model_dump(mode="json", exclude_none=True)}
 
 
 def _choice(body: wire.CreateChat) -> str | dict[str, Any]:
     if body.functions:
         call = body.function_call
-        return _named(call.name) if isinstance(call, wire.NamedFunction) else call or "auto"
+        return _named(call.name) if isinstance(call, conversation.NamedFunction) else call or "auto"
     choice = body.tool_choice
-    return _named(choice.function.name) if isinstance(choice, wire.NamedTool) else choice or "auto"
+    if isinstance(choice, conversation.AllowedTools):
+        return choice.allowed_tools.mode
+    return _named(choice.function.name) if isinstance(choice, conversation.NamedTool) else choice or "auto"
 
 
 def _named(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
 
 
-def _format(said: wire.ResponseFormat | None) -> str | dict[str, Any] | None:
+def _format(said: conversation.ResponseFormat | None) -> str | dict[str, Any] | None:
     if said is None or said.type == "text":
         return None
     if said.type == "json_object":
