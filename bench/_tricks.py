@@ -45,7 +45,7 @@ class Trick:
     rests_on: tuple[str, ...] = ()
 
 
-def whole_head(self: Session, pack: Pack, *, keep_gradient: bool = True) -> Tensor:
+def whole_head(self: Session, pack: Pack, *, keep_gradient: bool = True, surveyed: Tensor | None = None) -> Tensor:
     """`Session.loss` as it is usually computed: the scores of every token at once, then the loss of those that are learned."""
     logits_TV = F.linear(states(self.model, pack), self.model.head().weight)
     logprobs_TV = torch.log_softmax(logits_TV.float(), dim=-1)
