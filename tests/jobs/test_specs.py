@@ -36,8 +36,8 @@ def test_three_tongues_say_the_same(tmp_path: Path) -> None:
 def test_another_method_does_not_inherit_the_options_of_the_first(tmp_path: Path) -> None:
     file = tmp_path / "spec.yaml"
     file.write_text("method: {name: lora, rank: 4}\n")
-    spec = specs.gather(config=file, method="full", settings=["method.freeze=2"])
-    assert spec.method.options == {"freeze": 2}
+    spec = specs.gather(config=file, method="freeze", settings=["method.frozen=2"])
+    assert spec.method.options == {"frozen": 2, "moving": []}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,6 @@ def test_a_mistyped_metric_is_told_before_anything_is_spent() -> None:
 
 
 def test_a_wrong_value_is_named_as_it_was_written() -> None:
-    for setting in ("method.freeze=abc", "train.epochs=abc"):
+    for setting in ("method.unfreeze=abc", "train.epochs=abc"):
         with pytest.raises(SpecError, match=rf"^{setting.replace('=abc', '')} = 'abc' does not do"):
             specs.gather(data="rows.csv", method="full", settings=[setting])

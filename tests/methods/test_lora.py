@@ -241,12 +241,13 @@ def spoil(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"use_dora": True}, "uses use_dora = true, which is not computed here"),
+        ({"use_bdlora": True}, "uses use_bdlora = true, which is not computed here"),
+        ({"use_dora": True}, "without a magnitude"),
         ({"bias": "all"}, 'uses bias = "all"'),
         ({"modules_to_save": ["lm_head"]}, r'uses modules_to_save = \["lm_head"\]'),
         ({"init_lora_weights": "pissa"}, 'uses init_lora_weights = "pissa"'),
         ({"feature_of_tomorrow": 1}, "uses feature_of_tomorrow = 1"),
-        ({"peft_type": "IA3"}, "not a LoRA adapter"),
+        ({"peft_type": "IA3"}, r"not an adapter of kind LORA \(peft_type = 'IA3'\)"),
         ({"r": 5}, "rank 5 is announced"),
         ({"rank_pattern": {"(a+)+b": 3}}, "is not a plain one"),
     ],

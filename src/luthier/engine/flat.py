@@ -32,6 +32,8 @@ class Group(Protocol):
     def rate(self) -> float: ...
     @property
     def decay(self) -> bool: ...
+    @property
+    def begins(self) -> float: ...
 
 
 def chunk(device: torch.device) -> int:
@@ -63,10 +65,12 @@ class Flat:
         whole: every parameter is a view of `master` and its gradient one of `sums`, so that backward accumulates in place and the group
             is updated in one piece: fp32 parameters that are not lean.
         count: updates done.
+        waits: the group does not move yet.
     """
 
     def __init__(self, group: Group, decay: float, *, lean: bool, scratch: Scratch) -> None:
         self.group, self.decay, self.lean, self.scratch, self.count = group, decay, lean, scratch, 0
+        self.waits = False
         self.spans: dict[nn.Parameter, slice] = {}
         self.size = 0
         for _, p in group.parameters:

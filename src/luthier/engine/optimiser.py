@@ -49,8 +49,16 @@ class Optimiser:
         assert forests <= 1 or not self.layerwise, "a layerwise step is one forest"
         self._several = forests > 1
 
-    def begin(self, share: float, *, clip: float) -> None:
-        """A step begins: layerwise, the coming backward updates, as `step` will be told."""
+    def begin(self, share: float, *, clip: float, progress: float = 1.0) -> None:
+        """A step begins: layerwise, the coming backward updates, as `step` will be told.
+
+        Args:
+            progress: share of the run that is done; groups that begin later stand still and get no gradient.
+        """
+        for flat in (flat for flat in self.flats if flat.group.begins):
+            flat.waits = progress < flat.group.begins
+            for p in flat.spans:
+                p.requires_grad_(not flat.waits)
         if self.layerwise:
             self._squares, self._share, self._clip = [], share, clip
 
@@ -99,7 +107,7 @@ class Optimiser:
     def step(self, share: float, *, norm: Tensor, clip: float) -> None:
         """Update with ``learning_rate * share``, the gradient scaled down to length `clip`, then forget the gradient."""
         divisor = torch.clamp((norm + 1e-6) / clip, min=1.0)
-        for flat in self.flats:
+        for flat in (flat for flat in self.flats if not flat.waits):
             flat.ready()
             flat.count += 1
             if flat.sums is not None:

@@ -91,7 +91,7 @@ class Session:
         plan = self.ahead.take(self.step, self.step_budget)
         self.model.network.train()
         rate = share(self.step, steps=self.steps, train=self.train)
-        self.optimiser.begin(rate, clip=self.train.clip)
+        self.optimiser.begin(rate, clip=self.train.clip, progress=self.step / self.steps)
         loss, _ = self.gradient(plan)
         norm = self.optimiser.norm()
         if not math.isfinite(loss) or not math.isfinite(norm.item()):

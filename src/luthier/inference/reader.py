@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from luthier.inference.routes import Routed, Stack
 from luthier.methods._lowrank import LowRank
 from luthier.models.fused import FusedBlock, known, window
+from luthier.models.lead import behind, lead_of
 from luthier.models.lean import RmsNorm
 from luthier.models.model import Model
 from luthier.models.sight import attend
@@ -60,6 +61,9 @@ class Reader:
         """As `Model.states`, for whoever needs no gradients."""
         if not self._blocks:
             return self.model.states(tokens_T=tokens_T, positions_T=positions_T, sight=sight)
+        lead = lead_of(self.model)
+        if lead is not None:
+            positions_T, sight = behind(self.model, lead, positions_T, sight)
         x = F.embedding(tokens_T.to(torch.int64), self._embedding.weight)
         cos, sin = self._rotary(x[None], positions_T[None].to(torch.int64))  # type: ignore[misc]
         turn = _Turn(cos[0], sin[0])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.spec import Spec
+from luthier.jobs import specs
 
 MOST_SHOWN = ("epochs", "max_steps", "rows_per_step", "learning_rate", "schedule", "seed")
 
@@ -20,7 +21,7 @@ def card(spec: Spec, *, summary: dict[str, Any], capsule: dict[str, Any], rows: 
     data = capsule["data"]["training"]
     return f"""---
 base_model: {Path(spec.model.name).name}
-library_name: {"transformers" if spec.method.name == "full" else "peft"}
+library_name: {"transformers" if specs.moves_weights(spec) else "peft"}
 tags: [luthier, {spec.method.name}, {spec.objective.name}]
 ---
 # {Path(spec.data.file).stem}: {Path(spec.model.name).name} tuned with {spec.method.name}

@@ -81,6 +81,7 @@ def plan_of(spec: Spec, *, available: int, program: int, listen: Listener = sile
     renderer = Renderer.from_folder(folder)
     base = outline(read_config(folder), renderer=renderer, dtype=number_format(spec.model.dtype))
     base.folder, base.context = folder, base.context if spec.model.context == "auto" else min(spec.model.context, base.context)
+    training.make_room(spec, base)
     inspect(spec, renderer, context=base.context, listen=listen)
     data = prepare(spec, renderer, context=base.context, listen=listen)
     spec, rows = training.derived(spec, base, data, listen=listen), data.rows
@@ -115,7 +116,7 @@ def planner_of(spec: Spec, base: Model, rows: Rows, *, program: int) -> Planner:
         begin=begin,
         rows=rows,
         train=spec.train,
-        full=spec.method.name == "full",
+        full=specs.moves_weights(spec),
         dtype=base.dtype,
         program=program,
     )
@@ -169,7 +170,7 @@ def _attached(spec: Spec, model: Model) -> Any:
 
 def _everywhere(spec: Spec) -> Spec:
     """The method on a network of one block: what names blocks by number is taken for all of them, which only overestimates."""
-    kept = {"freeze", "targets"} & spec.method.options.keys()
+    kept = {"frozen", "moving", "ranks", "targets"} & spec.method.options.keys()
     options = {key: value for key, value in spec.method.options.items() if key not in kept}
     targets = spec.method.options.get("targets")
     if isinstance(targets, list) and not any("." in target for target in targets):
@@ -184,7 +185,7 @@ def _nearest(spec: Spec, base: Model, rows: Rows, planner: Planner, found: Plan)
         if tokens < least.tokens and planner.need(least.way, tokens=tokens).peak <= room:
             yield f"rows of at most {tokens} tokens fit (model.context={tokens} with data.too_long=split, train.rows_per_step=1)."
             break
-    if spec.method.name == "full":
+    if specs.moves_weights(spec):
         adapter = specs.complete(spec.model_copy(update={"method": Part(name="lora")}))
         other = planner_of(adapter, base, rows, program=planner.program).plan(room)
         if other.taken is not None:
@@ -194,7 +195,7 @@ def _nearest(spec: Spec, base: Model, rows: Rows, planner: Planner, found: Plan)
         thin = spec.model_copy(update={"method": Part(**{**spec.method.model_dump(), "rank": 8})})
         if planner_of(thin, base, rows, program=planner.program).need(least.way).peak <= room:
             yield "method.rank=8 fits."
-    fitting = [e for e in catalog().values() if (e.full_bytes if spec.method.name == "full" else e.lora_bytes) <= room]
+    fitting = [e for e in catalog().values() if (e.full_bytes if specs.moves_weights(spec) else e.lora_bytes) <= room]
     smaller = [e for e in fitting if e.parameters < sum(p.numel() for p in base.network.parameters())]
     if smaller:
         yield f"a smaller base fits: {max(smaller, key=lambda e: e.parameters).name}."

@@ -25,7 +25,6 @@ from luthier.jobs import beforehand, capsule, heads, judging, planning, specs, t
 from luthier.jobs.prepare import Prepared, inspect, prepare
 from luthier.jobs.result import Run
 from luthier.jobs.training import Training
-from luthier.models.load import load as load_model
 from luthier.models.model import Model
 from luthier.store import runs
 from luthier.store.holding import held
@@ -109,14 +108,14 @@ def resume(name: str | Path, *, token: int | None = None, listen: Listener = sil
         with _accounted(folder, listen) as noting:
             capsule.verify_spec(folder, spec)
             capsule.verify_data(folder, spec)
-            model = load_model(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
+            model = training.load_base(spec)
             capsule.verify_base(folder, model.folder)
             return _stages(folder, spec, model, noting)
 
 
 def _checked(spec: Spec, listen: Listener) -> tuple[Model, Report]:
     """The base, and what the check found: nothing that stops the run."""
-    model = load_model(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
+    model = training.load_base(spec)
     return model, inspect(spec, model.renderer, context=model.context, listen=listen)
 
 

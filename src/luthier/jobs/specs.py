@@ -100,6 +100,11 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return {str(key): _numbers(value) for key, value in content.items()}
 
 
+def moves_weights(spec: Spec) -> bool:
+    """Whether the method moves the network's own weights: its optimiser's state is large, and its result a whole model."""
+    return "whole" in METHODS.load(spec.method.name).Method.supports
+
+
 def save(spec: Spec, path: Path) -> None:
     """Write a Spec so that `luthier tune --config` runs it again."""
     write_text(path, dump(spec))

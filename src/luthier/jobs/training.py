@@ -23,8 +23,11 @@ from luthier.engine.watch import Watch
 from luthier.jobs import beforehand, heads, specs, stopping
 from luthier.jobs.crew import crew
 from luthier.jobs.derive import Facts, derive
+from luthier.jobs.fitting import check_fit
 from luthier.jobs.prepare import Prepared
 from luthier.jobs.result import fresh_method
+from luthier.models.lead import leave_room
+from luthier.models.load import load as load_model
 from luthier.models.model import Model
 from luthier.store.holding import token_of
 from luthier.store.runs import RunFolder
@@ -42,6 +45,24 @@ class Training:
     model: Model
     method: Any
     data: Prepared
+
+
+def load_base(spec: Spec) -> Model:
+    """The base of a Spec; its context is what the method leaves for rows.
+
+    Raises:
+        NotFound, ModelError: as `models.load.load`.
+    """
+    model = load_model(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
+    make_room(spec, model)
+    return model
+
+
+def make_room(spec: Spec, model: Model) -> None:
+    """Leave room in the context for what the method lays before every row."""
+    occupies = getattr(fresh_method(spec), "occupies", None)
+    if occupies is not None:
+        leave_room(model, occupies())
 
 
 def derived(spec: Spec, model: Model, data: Prepared, *, listen: Listener) -> Spec:
@@ -74,15 +95,10 @@ def attach(spec: Spec, model: Model, *, listen: Listener = silence) -> Any:
     """Place what will be trained; the model answers as the base until the first step.
 
     Raises:
-        SpecError: the options leave nothing to train.
+        SpecError: the parts of the Spec do not go together, or the options leave nothing to train.
     """
+    check_fit(spec, model)
     method: Any = fresh_method(spec)
-    if model.packing and "packed" not in method.supports:
-        raise SpecError(
-            f"method {spec.method.name} moves the weights themselves, which model.dtype = {model.packing} packs.",
-            remedy="Leave model.dtype out, or take method lora.",
-            code="packed",
-        )
     method.attach(model, seed=spec.train.seed)
     method = heads.headed(spec, model, method, listen=listen)
     if model.num_trained == 0:

@@ -15,9 +15,11 @@ class ParameterGroup:
         name: stable, for checkpoints, e.g. ``lora.B``.
         parameters: with their stable names.
         rate: multiplies the learning rate. decay: weight decay applies.
+        begins: share of the run before which they stand still and get no gradient.
     """
 
     name: str
     parameters: list[tuple[str, nn.Parameter]]
     rate: float = 1.0
     decay: bool = False
+    begins: float = 0.0

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from luthier.data.render import Renderer
+from luthier.models.lead import lead_of
+from luthier.models.lead import states as led_states
 from luthier.models.predictor import Predictor
 from luthier.models.quantize import Packing, packed_weights
 from luthier.models.sight import Sight
@@ -118,5 +120,9 @@ class Model:
         Args:
             media: pictures among the tokens, each with the index of its row's first token.
         """
+        lead = lead_of(self)
+        if lead is not None:
+            assert not media, "families that see pictures take no lead"
+            return led_states(self, lead, tokens_T=tokens_T, positions_T=positions_T, sight=sight)
         seen: dict[str, Any] = {"media": [(start, self.renderer.picture(reference)) for start, reference in media]} if media else {}
         return cast(Tensor, self.family.states(self.network, tokens_T=tokens_T, positions_T=positions_T, sight=sight, **seen))

@@ -41,9 +41,17 @@ class Onward:
                 self.pieces.append((first, last, piece.seen))
 
     def attend(
-        self, q_HND: Tensor, k_KND: Tensor, v_KND: Tensor, *, scaling: float, softcap: float | None = None, window: int | None = None
+        self,
+        q_HND: Tensor,
+        k_KND: Tensor,
+        v_KND: Tensor,
+        *,
+        scaling: float,
+        softcap: float | None = None,
+        window: int | None = None,
+        lead: Memory | None = None,
     ) -> Tensor:
-        """Attention of the present layer (layers are counted by calls). Returns ``[N, H, D]``."""
+        """Attention of the present layer (layers are counted by calls), behind the keys and values of `lead`. Returns ``[N, H, D]``."""
         keys, values = (k_KND, v_KND) if self.held is None else self._joined(k_KND, v_KND)
         self.memories.append(Memory(keys, values))
         heads, rows, width = q_HND.shape
@@ -52,8 +60,11 @@ class Onward:
         out_NHD = q_HND.new_empty(rows, heads, width)
         for first, last, seen in self.pieces:
             q_KMD = q_HND[:, first:last].reshape(kv_heads, -1, width)
-            p_KMS = probabilities(q_KMD, gather(keys, seen), looking=last - first, softcap=softcap, window=window)
-            out_NHD[first:last] = torch.bmm(p_KMS, gather(values, seen)).view(heads, -1, width).transpose(0, 1)
+            k_KSD, v_KSD = gather(keys, seen), gather(values, seen)
+            if lead is not None:
+                k_KSD, v_KSD = torch.cat([lead.keys, k_KSD], dim=1), torch.cat([lead.values, v_KSD], dim=1)
+            p_KMS = probabilities(q_KMD, k_KSD, looking=last - first, softcap=softcap, window=window)
+            out_NHD[first:last] = torch.bmm(p_KMS, v_KSD).view(heads, -1, width).transpose(0, 1)
         return out_NHD
 
     def _joined(self, k_KND: Tensor, v_KND: Tensor) -> tuple[Tensor, Tensor]:

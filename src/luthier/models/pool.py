@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from luthier.models.kernels import kernels
-from luthier.models.sight import PIECE, probabilities
+from luthier.models.sight import PIECE, Memory, probabilities
 
 Places = NDArray[np.int32]
 
@@ -125,14 +125,26 @@ class Paged:
         return found
 
     def attend(
-        self, q_HND: Tensor, k_KND: Tensor, v_KND: Tensor, *, scaling: float, softcap: float | None = None, window: int | None = None
+        self,
+        q_HND: Tensor,
+        k_KND: Tensor,
+        v_KND: Tensor,
+        *,
+        scaling: float,
+        softcap: float | None = None,
+        window: int | None = None,
+        lead: Memory | None = None,
     ) -> Tensor:
-        """Attention of the present layer (layers are counted by calls). Returns ``[N, H, D]``."""
+        """Attention of the present layer (layers are counted by calls), of all rows behind the same `lead`. Returns ``[N, H, D]``."""
         keys, values = self.pool.keys[self.layer], self.pool.values[self.layer]
         keys.index_copy_(0, self.new_N, k_KND.transpose(0, 1))
         values.index_copy_(0, self.new_N, v_KND.transpose(0, 1))
         q_NHD = (q_HND * scaling).transpose(0, 1).contiguous()
         out_NHD = torch.empty_like(q_NHD)
+        if lead is not None:
+            self._behind(lead, q_NHD, out_NHD, softcap, window)
+            self.layer = (self.layer + 1) % len(self.pool.keys)
+            return out_NHD
         if self.singles:
             q_BHD = q_NHD[: self.singles]
             run = kernels(q_BHD)
@@ -141,6 +153,16 @@ class Paged:
             _piecewise(q_NHD[first:last], keys[places], values[places], out_NHD[first:last], softcap, window)
         self.layer = (self.layer + 1) % len(self.pool.keys)
         return out_NHD
+
+    def _behind(self, lead: Memory, q_NHD: Tensor, out_NHD: Tensor, softcap: float | None, window: int | None) -> None:
+        """Every stretch by itself, with what a method laid before its row (``models/lead.py``)."""
+        keys, values, first = self.pool.keys[self.layer], self.pool.values[self.layer], 0
+        before_k, before_v = lead.keys.transpose(0, 1), lead.values.transpose(0, 1)
+        for stretch in self.stretches:
+            places, last = torch.from_numpy(stretch.places).to(keys.device), first + stretch.count
+            k_SKD, v_SKD = torch.cat([before_k, keys[places]]), torch.cat([before_v, values[places]])
+            _piecewise(q_NHD[first:last], k_SKD, v_SKD, out_NHD[first:last], softcap, window)
+            first = last
 
 
 def _piecewise(q_NHD: Tensor, k_SKD: Tensor, v_SKD: Tensor, out_NHD: Tensor, softcap: float | None, window: int | None) -> None:

@@ -39,6 +39,7 @@ class Recall:
         self.shared = [Memory(m.keys[:, index_S].transpose(1, 2).contiguous(), m.values[:, index_S]) for m in memories]
         self.own = [Memory(_own(m.keys, index_BW, room, -1), _own(m.values, index_BW, room, -2)) for m in memories]
         self.layer = 0
+        self._led: dict[int, Memory] = {}  # by layer, where there is a lead
         self._hidden: dict[int | None, Tensor | None] = {}  # of this step, by window: alike in all layers
 
     def keep(self, rows: list[int]) -> None:
@@ -57,14 +58,25 @@ class Recall:
         ]
 
     def attend(
-        self, q_HBD: Tensor, k_KBD: Tensor, v_KBD: Tensor, *, scaling: float, softcap: float | None = None, window: int | None = None
+        self,
+        q_HBD: Tensor,
+        k_KBD: Tensor,
+        v_KBD: Tensor,
+        *,
+        scaling: float,
+        softcap: float | None = None,
+        window: int | None = None,
+        lead: Memory | None = None,
     ) -> Tensor:
         """Attention of the present layer (layers are counted by calls): each row's new token sees its prompt and what it has said.
+
+        Args:
+            lead: keys and values that all rows see before their own; the same at every call.
 
         Returns:
             ``[B, H, D]``.
         """
-        shared, own = self.shared[self.layer], self._write(k_KBD, v_KBD)
+        shared, own = self._shared(lead), self._write(k_KBD, v_KBD)
         heads, rows, width = q_HBD.shape
         kv_heads, common = shared.values.shape[:2]
         group = heads // kv_heads
@@ -84,6 +96,16 @@ class Recall:
             out_BKGD += (p_KMS @ shared.values).view(kv_heads, rows, group, width).transpose(0, 1)
         self._next_layer()
         return out_BKGD.reshape(rows, heads, width)
+
+    def _shared(self, lead: Memory | None) -> Memory:
+        """What all rows begin with, behind the lead."""
+        shared = self.shared[self.layer]
+        if lead is None:
+            return shared
+        if self.layer not in self._led:
+            keys = torch.cat([lead.keys.transpose(1, 2), shared.keys], dim=2)
+            self._led[self.layer] = Memory(keys, torch.cat([lead.values, shared.values], dim=1))
+        return self._led[self.layer]
 
     def _out_of_sight(self, common: int, window: int | None) -> Tensor | None:
         """Padding, and what lies further back than `window`: bool ``[B, 1, 1, S + W]``, or None where everything is seen."""

@@ -15,10 +15,11 @@ Shapes: T tokens of a pack, n tokens of a piece of a node, S tokens it sees, H q
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from luthier.models import pieces
 from luthier.models.kernels import Cut, kernels
 
 if TYPE_CHECKING:
+    from luthier.models.onward import Onward
     from luthier.models.recall import Recall
     from luthier.models.whole import Whole
 
@@ -47,8 +49,7 @@ class Piece:
 
     Attributes:
         start, end: the tokens that look.
-        seen: contiguous spans of what they see, in path order; the last one ends at `end`, and its last ``end - start`` tokens are
-            the piece itself, seen causally.
+        seen: contiguous spans of the keys they see, in path order; the last ``end - start`` of them are the piece itself, seen causally.
     """
 
     start: int
@@ -70,10 +71,11 @@ class Sight:
     Args:
         ends_T: int64, where the subtree of each token's node ends.
         positions_T: int64, depth of each token on its path.
+        lead: keys that lie before those of the pack, and that all its tokens see (``models/lead.py``).
     """
 
-    def __init__(self, ends_T: NDArray[np.int64], positions_T: NDArray[np.int64]) -> None:
-        self.ends_T, self.positions_T = ends_T, positions_T
+    def __init__(self, ends_T: NDArray[np.int64], positions_T: NDArray[np.int64], *, lead: int = 0) -> None:
+        self.ends_T, self.positions_T, self.lead = ends_T, positions_T, lead
         self.masks: dict[Any, Any] = {}  # an accelerator's form of the rule, filled by `flex`
 
     @cached_property
@@ -93,9 +95,23 @@ class Sight:
             above = _joined([span for span, _ in open_nodes])
             for first in range(start, end, PIECE):
                 last = min(first + PIECE, end)
-                found.append(Piece(first, last, tuple(_joined([*above, (start, last)]))))
+                found.append(Piece(first, last, tuple(self._keys([*above, (start, last)]))))
             open_nodes.append(((start, end), int(self.ends_T[start])))
         return found
+
+    def _keys(self, spans: list[Span]) -> list[Span]:
+        """Where the keys of these tokens lie, those of the lead among them."""
+        return _joined(spans if not self.lead else [(0, self.lead), *((start + self.lead, end + self.lead) for start, end in spans)])
+
+    def under(self, count: int) -> Sight:
+        """The same forest with `count` more tokens at the root of every tree."""
+        total = len(self.ends_T) + count
+        ends = np.concatenate([np.full(count, total), self.ends_T + count])
+        return Sight(ends, np.concatenate([np.arange(count), self.positions_T + count]))
+
+    def behind(self, count: int) -> Sight:
+        """The same tokens, which see `count` more keys before their own."""
+        return Sight(self.ends_T, self.positions_T + count, lead=count)
 
     @cached_property
     def cut(self) -> Cut:
@@ -109,6 +125,18 @@ class Sight:
         index = torch.arange(len(self.ends_T))
         ends = torch.from_numpy(self.ends_T)
         return (index[None, :] <= index[:, None]) & (index[:, None] < ends[None, :])
+
+
+class Led:
+    """A sight behind a lead that is keys and values. Given to a network as its `sight`.
+
+    Args:
+        sight: of the tokens that are read. memories: keys and values of the lead, by layer.
+    """
+
+    def __init__(self, sight: Sight | Onward | Recall, memories: Many[Memory]) -> None:
+        self.memories = memories
+        self.sight = sight.behind(memories[0].keys.shape[1]) if isinstance(sight, Sight) else sight
 
 
 def _joined(spans: list[Span]) -> list[Span]:
@@ -206,7 +234,7 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    sight: Sight | Recall | Whole | None = None,
+    sight: Sight | Onward | Recall | Whole | Led | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls in every layer; `sight` comes down from the family's ``states``.
@@ -223,14 +251,20 @@ def attend(
     if sliding_window is None:  # Qwen2-MoE keeps its window to itself: transformers puts it into the mask alone
         sliding_window = getattr(module, "sliding_window", None)
     q, k, v = query[0], key[0], value[0]
+    lead = None
+    if isinstance(sight, Led):
+        lead, sight = sight.memories[cast(int, module.layer_idx)], sight.sight
     if not isinstance(sight, Sight):  # decoding: one token per row, which sees what the row remembers; or rows that are read whole
-        return sight.attend(q, k, v, scaling=scaling, softcap=softcap, window=sliding_window).unsqueeze(0), None
+        more: Any = {} if lead is None else {"lead": lead}
+        return sight.attend(q, k, v, scaling=scaling, softcap=softcap, window=sliding_window, **more).unsqueeze(0), None
+    if lead is not None:
+        k, v = torch.cat([lead.keys, k], dim=1), torch.cat([lead.values, v], dim=1)
     window = sliding_window if sliding_window is not None and sight.depth > sliding_window else None
-    if q.device.type != "cpu":
+    if q.device.type != "cpu" and not sight.lead:
         from luthier.models import flex  # here, so that nobody else pays for its import
 
         out_THD = flex.attention(q, k, v, sight, scaling, softcap=softcap, window=window)
-    elif softcap is None and window is None:
+    elif softcap is None and window is None and q.device.type == "cpu":
         out_THD = TreeAttention.apply(q, k, v, sight, scaling)  # type: ignore[no-untyped-call]
     else:
         out_THD = plain_attention(q, k, v, sight, scaling, softcap=softcap, window=window)

@@ -16,6 +16,8 @@ from typing import Protocol, cast
 
 from torch import Tensor, nn
 
+from luthier.core.errors import ModelError
+
 
 class Delta(Protocol):
     """What a slot hosts; also an ``nn.Module``. `merged` may be missing where a method does not support ``merge``."""
@@ -120,6 +122,21 @@ def answering(network: nn.Module, name: str | None) -> Iterator[None]:
     finally:
         for slot, active in before.items():
             slot.active = active
+
+
+def strengthen(network: nn.Module, name: str, strength: float) -> None:
+    """Scale what the deltas called `name` do: 1 is as trained, 0 is the base.
+
+    Raises:
+        ModelError: nothing is called so here, or it has no strength (what stands before a row has none).
+    """
+    found = [delta for place in slots(network).values() if (delta := place.delta(name)) is not None]
+    if not found:
+        raise ModelError(f"There is no adapter called {name!r} here.", remedy="Attach or load it first.", code="adapter")
+    if any(not hasattr(delta, "strength") for delta in found):
+        raise ModelError(f"{name!r} is an adapter without a strength.", remedy="Serve it as it is.", code="combine")
+    for delta in found:
+        setattr(delta, "strength", strength)  # noqa: B010 - nn.Module's own attribute
 
 
 def _put(network: nn.Module, path: str, module: nn.Module) -> None:

@@ -94,8 +94,9 @@ def groups(block: nn.Module) -> list[tuple[str, ...]]:
 
 
 def embedding(network: nn.Module) -> nn.Embedding:
-    """Token id to vector. Gemma's also scales."""
+    """Token id to vector, seen through a slot. Gemma's also scales."""
     found = network.get_input_embeddings()  # type: ignore[operator]
+    found = found.base if isinstance(found, Slot) else found
     assert isinstance(found, nn.Embedding)
     return found
 
@@ -148,16 +149,22 @@ def own_head(network: nn.Module) -> None:
     return None
 
 
-def states(network: nn.Module, *, tokens_T: Tensor, positions_T: Tensor, sight: Any) -> Tensor:
+def states(network: nn.Module, *, tokens_T: Tensor, positions_T: Tensor, sight: Any, lead_VD: Tensor | None = None) -> Tensor:
     """States after the final norm, ``[T, D]``, of a forest of tokens.
 
     Args:
         tokens_T: token ids. positions_T: depth of each on its path, which the rotary embedding sees.
         sight: who sees whom (``models/sight.py``); goes down to every attention untouched.
+        lead_VD: vectors in the place of embedded tokens, laid before the others; positions, sight and result count them.
     """
     base = cast(nn.Module, network.base_model)
+    ids_1T = tokens_T[None].to(torch.int64)
+    given = {"input_ids": ids_1T}
+    if lead_VD is not None:
+        own = network.get_input_embeddings()(ids_1T)  # type: ignore[operator]
+        given = {"inputs_embeds": torch.cat([lead_VD[None].to(own.dtype), own], dim=1)}
     out = base(
-        input_ids=tokens_T[None].to(torch.int64),
+        **given,
         position_ids=positions_T[None].to(torch.int64),
         sight=sight,
         use_cache=False,

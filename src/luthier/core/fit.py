@@ -1,0 +1,95 @@
+"""Which parts go together. Each says what it gives and what it wants of the others, in the words below; no part names another.
+
+    method lora      gives packed, merge, swap ...      wants linears (of the base)
+    dtype nf4        gives nothing                      wants packed (of the method)
+    method bitfit    gives packed, merge ...            wants biases (of the base): Llama has none
+
+A wish that nobody grants is refused, together with the nearest change of one part that leaves no wish open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+from luthier.core.errors import SpecError
+
+MEANS = {
+    "linears": ("model", "has linears in its blocks"),
+    "biases": ("model", "has biases"),
+    "embedding": ("model", "embeds tokens"),
+    "attention": ("model", "attends to keys and values"),
+    "next-token": ("model", "writes the next token"),
+    "packed": ("method", "works on packed weights"),
+    "merge": ("method", "folds into the weights"),
+    "swap": ("method", "leaves a base that can be asked"),
+    "reference": ("method", "leaves a base that can be asked before the first step"),
+}
+"""What a wish means: the setting that could grant it, and how it would; a word that is not here speaks for itself."""
+
+
+@dataclass(slots=True, frozen=True)
+class Offer:
+    """One chosen part.
+
+    Attributes:
+        setting: what it is called in a Spec, e.g. ``method``. name: its value there.
+        gives, wants: words.
+    """
+
+    setting: str
+    name: str
+    gives: frozenset[str] = frozenset()
+    wants: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return f"{self.setting} {self.name}"
+
+
+def lacking(chosen: Iterable[Offer]) -> list[tuple[Offer, str]]:
+    """The wishes of parts that no other part grants, in the order of the parts."""
+    parts = list(chosen)
+    return [
+        (part, word)
+        for part in parts
+        for word in sorted(part.wants)
+        if not any(word in other.gives for other in parts if other is not part)
+    ]
+
+
+def nearest(chosen: Many[Offer], others: Mapping[str, Iterable[Offer]]) -> list[Offer]:
+    """Changes of one part after which no wish is open, two of each setting: those that keep most of what the part could do.
+
+    Args:
+        others: what else each setting could be.
+    """
+    found: list[Offer] = []
+    for place, part in enumerate(chosen):
+        working = [
+            other
+            for other in others.get(part.setting, ())
+            if other.name != part.name and not lacking([*chosen[:place], other, *chosen[place + 1 :]])
+        ]
+        found += sorted(working, key=lambda other: (len(part.gives - other.gives), -len(other.gives), other.name))[:2]
+    return found
+
+
+def check(chosen: Many[Offer], others: Mapping[str, Iterable[Offer]]) -> None:
+    """Refuse parts that do not go together.
+
+    Raises:
+        SpecError: names the wish, who has it, and the nearest combinations that work.
+    """
+    open_wishes = lacking(chosen)
+    if not open_wishes:
+        return
+    part, word = open_wishes[0]
+    setting, phrase = MEANS.get(word, ("part", f"gives {word}"))
+    asked = " and ".join(str(other) for other in chosen if other.setting == setting) or "nothing here"
+    working = " or ".join(f"{offer.setting}={offer.name}" for offer in nearest(chosen, others))
+    raise SpecError(
+        f"{part} wants a {setting} that {phrase}, and {asked} does not.",
+        remedy=f"The nearest that work: {working}." if working else "No single change helps: choose another base.",
+        code="misfit",
+    )

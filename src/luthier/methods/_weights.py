@@ -1,0 +1,75 @@
+"""What methods that move the network's own weights have in common: reading, writing and taking over those that move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from luthier.core.errors import ModelError
+from luthier.models.model import Model
+
+
+def trained(model: Model) -> dict[str, nn.Parameter]:
+    """The weights that move, by transformers' names."""
+    return {name: p for name, p in model.network.named_parameters() if p.requires_grad}
+
+
+def embeddings(model: Model) -> list[nn.Module]:
+    """Everything before the first block that has a row for each token or place; GPT-2 has one for places too."""
+    return [m for m in cast(nn.Module, model.network.base_model).children() if isinstance(m, nn.Embedding)]
+
+
+@torch.no_grad()
+def copy(weights: dict[str, nn.Parameter], state: dict[str, Tensor]) -> None:
+    """Put `state` into `weights`, all of it or nothing.
+
+    Raises:
+        ModelError: names or shapes differ.
+    """
+    if weights.keys() != state.keys():
+        odd = sorted(weights.keys() ^ state.keys())
+        raise ModelError(
+            f"{len(odd)} weights are on one side only: {', '.join(odd[:3])}.",
+            remedy="It was saved from another model, or with other weights frozen.",
+            code="state",
+        )
+    for name, weight in weights.items():
+        if weight.shape != state[name].shape:
+            raise ModelError(
+                f"{name} is {list(state[name].shape)}, the model has {list(weight.shape)}.",
+                remedy="It was saved from another model.",
+                code="state",
+            )
+    for name, weight in weights.items():
+        weight.copy_(state[name])
+
+
+def read(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a model folder."""
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as source:
+            tensors |= {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118 - not a dict
+    return tensors
+
+
+@contextmanager
+def only_tuned(on: bool) -> Iterator[None]:
+    """The base's answers cannot be had from overwritten weights.
+
+    Raises:
+        ModelError: `on` is false.
+    """
+    if not on:
+        raise ModelError(
+            "Tuning overwrote the base weights, so this network cannot answer as the base.",
+            remedy="Load the base a second time (luthier.models.load.reload).",
+            code="no_base",
+        )
+    yield
