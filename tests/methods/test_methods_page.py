@@ -11,6 +11,7 @@ import pytest
 
 from luthier.cli import main
 from luthier.core.registry import Folder
+from luthier.jobs.rates import rates, table
 
 METHODS = Folder("luthier.methods", "method")
 DOCS = Path(__file__).parents[2] / "docs"
@@ -34,12 +35,21 @@ def test_every_setting_is_documented_with_its_default(name: str) -> None:
 def test_the_page_says_what_a_reader_wants_to_know(name: str) -> None:
     text = page(name)
     assert text.startswith(f"# {name}: ")
-    for part in ("**Formula.**", "**When.**", "**Cost.**"):
+    for part in ("\n## Formula\n", "\n## When\n", "\n## Cost\n", "\n## Example\n"):
         assert part in text
     assert re.search(r"arxiv\.org/abs/\d{4}\.\d{5}.*(section|eq\.|figure)", text, re.S), "its source, with the place in it"
     assert f"[{name}](methods/{name}.md)" in INDEX
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (DOCS / "methods" / target).exists(), target
+
+
+def test_every_method_has_its_rates_with_a_source_and_the_page_shows_them() -> None:
+    assert set(rates()) | {"peft"} == set(METHODS.names()) | {"peft"}
+    assert table() in INDEX
+    for method, known in rates().items():
+        assert known.below == sorted(known.below) and known.below[-1] == float("inf"), method
+        assert known.rate == sorted(known.rate, reverse=True), "larger bases take less"
+        assert len(known.source) > 10
 
 
 def test_no_page_tells_of_what_is_not_there() -> None:
@@ -50,7 +60,7 @@ def test_no_page_tells_of_what_is_not_there() -> None:
 def test_its_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "home"))
-    rows = [{"prompt": f"Where is parcel {i}?", "completion": f"Parcel {i} is on its way."} for i in range(12)]
+    rows = [{"prompt": f"Where is parcel {i}?", "completion": "on its way" if i % 3 else "delivered"} for i in range(12)]
     Path("tickets.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (block,) = re.findall(r"```sh\n(.*?)```", page(name), re.S)
     for command in block.strip().splitlines():

@@ -20,11 +20,13 @@ MEANS = {
     "biases": ("model", "has biases"),
     "embedding": ("model", "embeds tokens"),
     "attention": ("model", "attends to keys and values"),
+    "states": ("model", "has a state for every token"),
     "next-token": ("model", "writes the next token"),
     "packed": ("method", "works on packed weights"),
     "merge": ("method", "folds into the weights"),
     "swap": ("method", "leaves a base that can be asked"),
     "reference": ("method", "leaves a base that can be asked before the first step"),
+    "head": ("objective", "puts a head on the states"),
 }
 """What a wish means: the setting that could grant it, and how it would; a word that is not here speaks for itself."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from luthier.core.errors import SpecError, did_you_mean
 from luthier.core.files import fingerprint
@@ -25,10 +25,20 @@ class Strict(BaseModel):
 
 
 class Part(BaseModel):
-    """A part chosen by name, with the options its owner declares: ``{"name": "lora", "rank": 16}``."""
+    """A part chosen by name, with the options its owner declares: ``{"name": "lora", "rank": 16}``. ``peft:vera`` is short for the part
+    ``peft`` with its option ``kind`` vera."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, content: Any) -> Any:
+        name = content.get("name") if isinstance(content, dict) else None
+        if not isinstance(name, str) or ":" not in name:
+            return content
+        part, _, kind = name.partition(":")
+        return {**content, "name": part, "kind": kind}
 
     @property
     def options(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from luthier.core.errors import SpecError
 from luthier.core.events import Note
 from luthier.core.spec import Spec, TrainSpec
+from luthier.jobs.rates import rates
 
 EPOCHS = {"draft": 1.0, "good": 3.0, "best": 5.0}
 """Passes over the rows. 3 is the value of the LoRA, QLoRA and Alpaca recipes for thousands of rows; held-out loss and `patience` stop what
@@ -31,12 +32,9 @@ Few rows take less, so that an epoch has at least MIN_STEPS steps."""
 MIN_STEPS = 20
 """Steps in one pass below which the batch is halved. A guess that keeps warm-up and schedule meaningful."""
 
-LORA_RATE = ((SMALL_BASE, 3e-3), (1e9, 4e-4), (10e9, 2e-4), (math.inf, 1e-4))
-"""Parameters below -> learning rate of LoRA. 2e-4 at 7-13 B and 1e-4 above: QLoRA (table 9). Smaller bases have smaller widths and take
-more: 4e-4 is interpolated, 3e-3 was seen to learn steadily on luthier-mini (docs/log.md). Both are good within a factor of two at best."""
-
-FULL_SHARE = 0.1
-"""Full tuning takes about a tenth of LoRA's rate: "LoRA Without Regret" (2025) fits 9.8 over 14 models."""
+STILL_EPOCHS = {"draft": 5.0, "good": 20.0, "best": 40.0}
+"""Passes where nothing of the network moves (method head): each costs a thin product, and a linear model converges slowly. A guess;
+patience guards it."""
 
 DRAFT_STEPS = 60
 """A draft is a look: enough steps to see the loss fall, seconds to a minute on two cores."""
@@ -53,7 +51,7 @@ class Facts:
         rows: training rows. tokens, learned: true and learned tokens in one pass over them. longest: tokens of the longest row.
         longest_answer: tokens of the longest expected answer among the held-out rows; 0 when unknown.
         parameters: of the base. dtype, context: as the model was loaded. accelerators: how many this machine has.
-        objective_rate: the objective's learning rate as a share of supervised tuning's.
+        objective_rate: the objective's learning rate as a share of supervised tuning's. still: nothing of the network moves.
     """
 
     rows: int
@@ -66,6 +64,7 @@ class Facts:
     context: int
     accelerators: int = 0
     objective_rate: float = 1.0
+    still: bool = False
 
 
 def derive(spec: Spec, facts: Facts) -> tuple[Spec, list[Note]]:
@@ -135,6 +134,8 @@ class _Derivation:
 
     def epochs(self) -> tuple[float, str]:
         quality = self.spec.quality
+        if self.facts.still:
+            return STILL_EPOCHS[quality], f"quality {quality}; the network stands still, so a pass costs next to nothing"
         epochs, why = EPOCHS[quality], f"quality {quality}"
         if quality == "draft":
             return epochs, why
@@ -186,11 +187,10 @@ class _Derivation:
 
 def usual_rate(spec: Spec, *, parameters: int, objective_rate: float) -> tuple[float, str]:
     """The learning rate where nobody says one, and why: it depends on method and objective, and on the size of the base."""
-    rate = objective_rate * next(rate for below, rate in LORA_RATE if parameters < below)
+    name = spec.method.name
+    rate = objective_rate * rates().get(name, rates()["lora"]).at(parameters)
     less = "" if objective_rate == 1 else f", {objective_rate:g} of it for {spec.objective.name}"
-    if spec.method.name == "full":
-        return rate * FULL_SHARE, f"full tuning of a {_millions(parameters)} model, a tenth of LoRA's rate{less}"
-    return rate, f"{spec.method.name} on a {_millions(parameters)} model{less}"
+    return rate, f"{name} on a {_millions(parameters)} model{less}"
 
 
 def _millions(parameters: int) -> str:

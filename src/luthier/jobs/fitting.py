@@ -14,7 +14,7 @@ from luthier.core.spec import Part, Spec, checked
 from luthier.jobs import specs
 from luthier.models.model import Model
 
-EVERY_BASE = frozenset({"linears", "embedding", "attention"})
+EVERY_BASE = frozenset({"linears", "embedding", "attention", "states"})
 """What all families have."""
 
 
@@ -57,9 +57,10 @@ def method_offer(part: Part) -> Offer:
 
 
 def objective_offer(part: Part) -> Offer:
-    """What an objective can and needs; one that says nothing fits everywhere."""
+    """What an objective can and needs."""
     kind = specs.OBJECTIVES.load(part.name).Objective
-    return Offer("objective", part.name, frozenset(getattr(kind, "supports", ())), frozenset(getattr(kind, "needs", ())))
+    gives = frozenset({"head"}) if kind.meaning is not None else frozenset()
+    return Offer("objective", part.name, gives, kind.needs | kind.beside)
 
 
 def _every(folder: Folder, offer: Any) -> Iterator[Offer]:

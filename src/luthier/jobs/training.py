@@ -88,6 +88,7 @@ def facts(spec: Spec, model: Model, data: Prepared) -> Facts:
         context=model.context,
         accelerators=torch.cuda.device_count(),
         objective_rate=specs.OBJECTIVES.load(spec.objective.name).Objective.rate,
+        still="still" in specs.METHODS.load(spec.method.name).Method.supports,
     )
 
 

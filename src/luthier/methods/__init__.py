@@ -22,6 +22,7 @@ A method is a module with
     swap             the base can be asked, and several are hosted and named       batch    also within one batch
     peft             its files are PEFT's layout      trees     works in token trees
     fused            known blocks run fused with it   whole     moves the network's own weights
+    still            nothing of the network moves: states can be kept
     strength         its part can be scaled, 0 to 1   combine   several of them become one
 
 ``tests/methods/test_contract.py`` holds every file of this folder to it. A method never looks at the base's packed weights, never

@@ -71,7 +71,7 @@ def read(folder: Path) -> Adapter:
     file, drawn = folder / _peft.CONFIG, config.get("init_lora_weights")
     if isinstance(drawn, str) and drawn not in _BASE_AS_IT_IS:
         _peft.refuse({"init_lora_weights": drawn}, file)
-    _refuse_slow({**(config.get("rank_pattern") or {}), **(config.get("alpha_pattern") or {})}, file)
+    _peft.refuse_slow([*(config.get("rank_pattern") or {}), *(config.get("alpha_pattern") or {})], file)
     dora = bool(config.get("use_dora"))
     odd = [name for name in tensors if not (found := _PART.fullmatch(name)) or (not dora and found[2] == "lora_magnitude_vector")]
     if odd or not tensors:
@@ -124,16 +124,3 @@ def _for_path(path: str, pattern: dict[str, float] | None, common: float) -> flo
             return value
     return common
 
-
-def _refuse_slow(patterns: dict[str, Any], file: Path) -> None:
-    """A regular expression from a stranger's file must not keep us busy for ever: few repeats, none of a group."""
-    for key in patterns:
-        slow = len(key) > 512 or re.search(r"\)[*+?{]", key) or len(re.findall(r"[*+{]", key)) > 3
-        try:
-            re.compile(key)
-        except re.error:
-            slow = True
-        if slow:
-            raise ModelError(
-                f"The pattern {key[:60]!r} is not a plain one.", where=str(file), remedy="Save the adapter with names.", code="adapter"
-            )

@@ -61,9 +61,9 @@ def read(
     Raises:
         ModelError: a file is missing or broken, or the adapter uses something that is not computed here; the message names it.
     """
-    config = _config(folder, kind, tuple(needs))
-    refuse({key: value for key, value in config.items() if key not in {*_NO_MATTER, *needs, *reads, *ignores}}, folder / CONFIG)
-    return config, _tensors(folder)
+    found = config(folder, kind, needs=tuple(needs))
+    refuse({key: value for key, value in found.items() if key not in {*_NO_MATTER, *needs, *reads, *ignores}}, folder / CONFIG)
+    return found, {name.removeprefix(PREFIX): tensor.float() for name, tensor in tensors(folder).items()}
 
 
 def refuse(settings: dict[str, Any], file: Path) -> None:
@@ -132,7 +132,12 @@ def misfit(what: str, folder: Path) -> ModelError:
     return ModelError(what, where=str(folder), remedy="Load it on the base it was tuned on.", code="adapter")
 
 
-def _config(folder: Path, kind: str, needs: tuple[str, ...]) -> dict[str, Any]:
+def config(folder: Path, kind: str | None, *, needs: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The config of an adapter of this kind; of any kind where None.
+
+    Raises:
+        ModelError: there is none, it is broken, or of another kind.
+    """
     file = folder / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -141,7 +146,7 @@ def _config(folder: Path, kind: str, needs: tuple[str, ...]) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"This is not JSON: {error}.", where=str(file), remedy="Save the adapter again.", code="adapter") from error
     found = config.get("peft_type") if isinstance(config, dict) else config
-    if not isinstance(config, dict) or found != kind or not all(config.get(key) for key in needs):
+    if not isinstance(config, dict) or found != (kind or found) or not all(config.get(key) for key in needs):
         raise ModelError(
             f"This is not an adapter of kind {kind} (peft_type = {found!r}).",
             where=str(file),
@@ -151,7 +156,12 @@ def _config(folder: Path, kind: str, needs: tuple[str, ...]) -> dict[str, Any]:
     return config
 
 
-def _tensors(folder: Path) -> dict[str, Tensor]:
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """Everything in the weight file, as it is.
+
+    Raises:
+        ModelError: there is none, it is a pickle, or broken.
+    """
     file = folder / WEIGHTS
     if not file.exists():
         pickled = (folder / "adapter_model.bin").exists()
@@ -160,9 +170,26 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
             f"No weights that can be read: {found}.", where=str(folder), remedy="Save the adapter as safetensors.", code="adapter"
         )
     try:
-        tensors = load_file(file)
+        return load_file(file)
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"This is not a whole safetensors file: {error}.", where=str(file), remedy="Save the adapter again.", code="adapter"
         ) from error
-    return {name.removeprefix(PREFIX): tensor.float() for name, tensor in tensors.items()}
+
+
+def refuse_slow(patterns: Iterable[str], file: Path) -> None:
+    """A regular expression from a stranger's file must not keep us busy for ever: few repeats, none of a group.
+
+    Raises:
+        ModelError: names the pattern.
+    """
+    for key in patterns:
+        slow = len(key) > 512 or re.search(r"\)[*+?{]", key) or len(re.findall(r"[*+{]", key)) > 3
+        try:
+            re.compile(key)
+        except re.error:
+            slow = True
+        if slow:
+            raise ModelError(
+                f"The pattern {key[:60]!r} is not a plain one.", where=str(file), remedy="Save the adapter with names.", code="adapter"
+            )
