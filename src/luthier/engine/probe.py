@@ -75,8 +75,9 @@ def _phases(session: Session, pack: Pack, forests: int) -> dict[str, int]:
         session.optimiser.forget()
     deepest = len(session.model.blocks()) - 1
     last, first = tape.peaks.get(f"backward {deepest}", 0), tape.peaks.get("backward 0", 0)
-    forward = max(tape.peaks["begin"], tape.peaks[f"forward {deepest}"])
-    return {"activations": tape.begins["head"], "forward": forward, "head": tape.peaks["head"], "last": last, "first": first}
+    forward = max(tape.peaks["begin"], tape.peaks.get(f"forward {deepest}", 0))  # a network whose states are kept is not run at all
+    head = tape.peaks.get("head", tape.peaks["begin"])
+    return {"activations": tape.begins.get("head", 0), "forward": forward, "head": head, "last": last, "first": first}
 
 
 def _marked(session: Session, tape: Tape) -> list[Any]:

@@ -123,4 +123,3 @@ def _for_path(path: str, pattern: dict[str, float] | None, common: float) -> flo
         if re.match(rf"(.*\.)?({key})$", path):
             return value
     return common
-
