@@ -14,9 +14,6 @@ from luthier.core.spec import Part, Spec, checked
 from luthier.jobs import specs
 from luthier.models.model import Model
 
-EVERY_BASE = frozenset({"linears", "embedding", "attention", "states"})
-"""What all families have."""
-
 
 def check_fit(spec: Spec, model: Model) -> None:
     """Refuse a combination that cannot work, before anything is spent.
@@ -35,7 +32,7 @@ def check_fit(spec: Spec, model: Model) -> None:
 
 def base_offer(model: Model) -> Offer:
     """What the base has."""
-    gives = set(EVERY_BASE | getattr(model.family, "GIVES", frozenset()))
+    gives = set(model.family.GIVES)
     if any(isinstance(getattr(module, "bias", None), Tensor) for module in model.network.modules()):
         gives.add("biases")
     return Offer("model", Path(model.name).name, frozenset(gives))

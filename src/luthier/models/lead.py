@@ -47,6 +47,8 @@ class Lead(Protocol):
 
 def lead_of(model: Model) -> Lead | None:
     """The lead that is laid now, if there is one."""
+    if "embedding" not in model.family.GIVES:
+        return None
     place: Any = model.network.get_input_embeddings()  # type: ignore[operator]
     current = place.current if isinstance(place, Slot) else None
     return current if isinstance(current, Lead) else None

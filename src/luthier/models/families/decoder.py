@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from luthier.core.errors import ModelError
 from luthier.models.families._linears import linears
 from luthier.models.sight import NAME
+from luthier.models.slot import Slot
 
 __all__ = [
     "APART",
