@@ -14,7 +14,7 @@ A family is a module with ``MODEL_TYPES`` (the ``model_type`` of configs it read
     context(config) -> int                       longest row the network reads exactly
     check(config) -> None                        ModelError where a config asks for what the family does not do
     states(network, tokens_T, positions_T, sight) -> states_TD     and media, where rows have pictures
-                                                                   and lead_VD, where something is laid before the tokens (``models/lead.py``)
+                                                                   and lead_VD, laid before the tokens (``models/lead.py``)
 
 What is learned by a head on whole rows also asks for
 
