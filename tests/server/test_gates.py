@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from luthier.core.errors import ResultError, StorageError
 from luthier.server import logs
+from luthier.server.errors import from_luthier
 from luthier.server.gates.patience import Patience
 from luthier.server.gates.sizes import Sizes
 from luthier.server.gates.trace import Trace
@@ -96,3 +98,13 @@ def test_a_stream_that_has_begun_may_go_on() -> None:
 def test_a_length_is_a_number_within_the_limit(length: bytes, status: int) -> None:
     gate = Sizes(answering, lambda method, path: 10, 1.0)
     assert passed(gate, headers=((b"content-length", length),))[0] == status
+
+
+def test_trouble_inside_is_told_to_the_log_only(caplog: pytest.LogCaptureFixture) -> None:
+    for error in (
+        StorageError("No space left.", where="/var/lib/luthier/blobs"),
+        ResultError("KeyError: 'x'.", code="answer_failed"),
+    ):
+        told = from_luthier(error)
+        assert told.status_code >= 500 and "/var" not in told.message and "KeyError" not in told.message
+        assert str(error) in caplog.text

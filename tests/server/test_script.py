@@ -32,7 +32,7 @@ def test_from_file_to_answer(tmp_path: Path) -> None:
             said = json.loads(service.stdout.readline())
             with openai.OpenAI(base_url=said["url"], api_key=said["key"]) as client:
                 script(client, file)
-            service.send_signal(signal.SIGTERM)
+                a_stream_outlives_the_end(client, service)
             assert service.wait(60) == 0
         finally:
             service.kill()
@@ -67,3 +67,13 @@ def script(client: openai.OpenAI, path: Path) -> None:
         assert whole and "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole
     assert client.models.delete(job.fine_tuned_model).deleted
     assert client.files.delete(file.id).deleted
+
+
+def a_stream_outlives_the_end(client: openai.OpenAI, service: subprocess.Popen[bytes]) -> None:
+    """The service is asked to stop in the middle of an answer, and finishes it."""
+    asked: Any = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 100, "n": 8, "temperature": 2, "seed": 3}
+    chunks = client.chat.completions.create(model="luthier-mini", stream=True, **asked)
+    next(chunks)
+    service.send_signal(signal.SIGTERM)
+    finished = {chunk.choices[0].index for chunk in chunks if chunk.choices[0].finish_reason}
+    assert finished == set(range(8))

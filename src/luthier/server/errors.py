@@ -6,6 +6,7 @@ such as pausing a job that is over, is a 400. A status from 500 is a bug of ours
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from starlette.exceptions import HTTPException
 from luthier.core.errors import Forbidden, LuthierError, NotFound, ResultError, StorageError, TooMuch, Unauthenticated
 
 INVALID = "invalid_request_error"
+log = logging.getLogger("luthier.server")
+
 FIELD = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*")
 """A place in an error that is a field of the request, and no file of ours."""
 
@@ -76,9 +79,13 @@ def printable(text: str, longest: int = 80) -> str:
 
 
 def from_luthier(error: LuthierError) -> WireError:
-    """An error of the floors below. Places on our disk are not told."""
+    """An error of the floors below. Places on our disk, and what went wrong inside, are told to the log only."""
     if isinstance(error, StorageError):
-        return WireError(503, "The service cannot store anything at the moment. Try again later.", code="storage")
+        log.error("storage: %s", error)
+        return WireError(503, "The service cannot read or write what it keeps at the moment. Try again later.", code="storage")
+    if error.code == "answer_failed":
+        log.error("answer: %s", error)
+        return WireError(500, "The answer failed, and the log says why. Please report it to whoever runs this service.", code=error.code)
     message = f"{error.what} {error.remedy}".strip()
     if isinstance(error, TooMuch):
         again = {} if error.retry_after is not None else {"x-should-retry": "false"}
@@ -91,8 +98,8 @@ def from_luthier(error: LuthierError) -> WireError:
 
 
 def _status(error: LuthierError) -> int:
-    if error.code in ("bad_cursor", "answer_failed"):
-        return 400 if error.code == "bad_cursor" else 500
+    if error.code == "bad_cursor":
+        return 400
     statuses: tuple[tuple[type[LuthierError], int], ...] = ((Unauthenticated, 401), (Forbidden, 403), (NotFound, 404))
     return next((status for kind, status in statuses if isinstance(error, kind)), 400)
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from luthier.core.errors import DataError, SpecError, did_you_mean
+from luthier.core.example import Message
 from luthier.inference.constrain import Constrainer, Following
 from luthier.inference.generate import room
 from luthier.inference.serving.ask import Answering, Asked
@@ -82,7 +83,7 @@ class Understanding:
         """
         renderer = self.model.renderer
         if isinstance(text, str):
-            return renderer.plain.read(text) if renderer.plain else renderer.parts.prefix + renderer.encode(text)
+            return renderer.prompt([Message("user", text)]) if renderer.plain else renderer.parts.prefix + renderer.encode(text)
         size = self.model.embedding().num_embeddings
         if wrong := next((token for token in text if not 0 <= token < size), None):
             raise _bad("prompt", f"Token id {wrong} is not one of the model's {size:,}.", "Use the tokenizer of this model.")
