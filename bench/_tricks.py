@@ -24,7 +24,7 @@ from luthier.engine import session as session_module
 from luthier.engine.forest import Forest, states
 from luthier.engine.session import Session
 from luthier.engine.tree import Pack
-from luthier.methods._lowrank import LowRank
+from luthier.methods import _lowrank
 from luthier.models import kernels, load, sight
 from luthier.objectives import sft
 
@@ -90,7 +90,7 @@ class PlainAdam:
     def expect(self, forests: int) -> None:
         """Gradients are added up where autograd leaves them."""
 
-    def begin(self, share: float, *, clip: float) -> None:
+    def begin(self, share: float, *, clip: float, progress: float = 1.0) -> None:
         """Nothing is updated before the whole gradient is there."""
 
     def gradients(self) -> list[Tensor]:
@@ -130,7 +130,7 @@ TRICKS: dict[str, Trick] = {
     "early gradient": Trick(
         "the head's gradient is taken in the forward pass", _instead(sft.Objective, "loss", recomputed), rests_on=("learned rows",)
     ),
-    "fused lora": Trick("a linear and its adapter as one function, sums in place", _instead(LowRank, "_fuses", lambda *_: False)),
+    "fused lora": Trick("a linear and its adapter as one function, sums in place", _instead(_lowrank, "added", _lowrank.plainly_added)),
     "lean blocks": Trick("norms and MLPs keep less for backward", _instead(load, "make_lean", lambda _: 0)),
     "fused blocks": Trick(
         "a block is one step of autograd; q, k, v and gate, up are one matmul each, their adapters one more",

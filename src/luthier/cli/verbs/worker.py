@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json as _json
 import time
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -15,6 +17,7 @@ def run(
     with_parent: Annotated[bool, typer.Option("--with-parent", help="Leave when standard input ends: for whoever starts it.")] = False,
     private_webhooks: Annotated[bool, typer.Option("--private-webhooks", help="Send webhooks into our own network, too.")] = False,
     database: Url = "",
+    json: Annotated[bool, typer.Option("--json", help="What it says as JSON on standard output, an object a line.")] = False,
 ) -> None:
     """Take jobs from the queue until Ctrl-C or SIGTERM; then let each stop with a checkpoint, and leave.
 
@@ -27,8 +30,9 @@ def run(
         settings = Settings(
             address, slots=dict(_slot(one) for one in slots or []) or devices(), private=private_webhooks, with_parent=with_parent
         )
-        worker = Worker(opened, settings, say=_say)
-        _say(f"{worker.id} takes jobs: {', '.join(f'{jobs} on {device}' for device, jobs in settings.slots.items())}")
+        say = partial(_say, json=json)
+        worker = Worker(opened, settings, say=say)
+        say(f"{worker.id} takes jobs: {', '.join(f'{jobs} on {device}' for device, jobs in settings.slots.items())}")
         worker.run()
 
 
@@ -39,5 +43,6 @@ def _slot(one: str) -> tuple[str, int]:
     return device, int(jobs)
 
 
-def _say(line: str) -> None:
-    typer.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+def _say(line: str, *, json: bool) -> None:
+    clock = time.strftime("%H:%M:%S")
+    typer.echo(_json.dumps({"at": clock, "said": line}) if json else f"{clock} {line}", err=not json)
