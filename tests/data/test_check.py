@@ -93,10 +93,16 @@ TOOLS = [{"type": "function", "function": {"name": "weather"}}]
         ),
         (chat(("user", 3.5), ("assistant", {"a": 1})), "wrong_type", "messages.1.content", "an object"),
         (
-            chat(("user", [{"type": "image_url", "image_url": {}}]), ("assistant", "Ho")),
+            chat(("user", [{"type": "input_audio", "input_audio": {}}]), ("assistant", "Ho")),
             "unsupported_media",
             "messages.0.content.0",
-            "image_url",
+            "input_audio",
+        ),
+        (
+            chat(("user", [{"type": "image_url", "image_url": {"url": "gone.png"}}]), ("assistant", "Ho")),
+            "no_picture",
+            "messages.0.content.0.image_url",
+            "'gone.png'",
         ),
     ],
 )
@@ -274,7 +280,7 @@ def test_real_files_pass_or_fail_as_they_should(shared: Path) -> None:
     assert tools.ok
     assert tools.rows == tools.good == 300
     media = check(shared / "data/ft_llamafactory/mllm_demo.json", data=DataSpec())
-    assert media.counts["unsupported_media"] == 6
+    assert {(problem.row, problem.code) for problem in media.problems} == {(0, "too_few_rows")}
 
 
 def test_every_code_has_an_entry_in_the_docs() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -36,6 +36,14 @@ class Sequence:
     beside: dict[str, NDArray[Any]] = field(default_factory=dict)
     apart: bool = False
     media: tuple[str, ...] = ()
+
+
+class Pictured(list[int]):
+    """Token ids of a prompt, and the pictures among them in order."""
+
+    def __init__(self, tokens: Iterable[int], media: tuple[str, ...]) -> None:
+        super().__init__(tokens)
+        self.media = media
 
 
 @dataclass(slots=True)

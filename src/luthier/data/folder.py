@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.files import write_json, write_text
+from luthier.data.eyes import LAYOUT, SEEING
 from luthier.data.patches import CLASSIFIERS, one_piece
 from luthier.data.plain import ENCODERS
 from luthier.data.tokenizer import Tokenizer, read_json, special_texts
-
-_LAYOUT = ("model_type", "image_size", "patch_size")
 
 
 @dataclass(slots=True)
@@ -64,6 +63,7 @@ def read_parts(folder: Path) -> Parts:
     """
     model = read_json(folder / "config.json")
     reads = _reads(model)
+    sees = reads == "picture" or model.get("model_type") in SEEING
     tokenizer = one_piece() if reads == "picture" else Tokenizer.load(folder)
     config, generation = read_json(folder / "tokenizer_config.json"), read_json(folder / "generation_config.json")
     variables = special_texts(folder)
@@ -86,8 +86,8 @@ def read_parts(folder: Path) -> Parts:
         config=config,
         generation=generation,
         reads=reads,
-        model={key: model[key] for key in _LAYOUT if key in model} if reads == "picture" else {},
-        processor=read_json(folder / "preprocessor_config.json") if reads == "picture" else {},
+        model={key: model[key] for key in LAYOUT if key in model} if sees else {},
+        processor=read_json(folder / "preprocessor_config.json") if sees else {},
     )
 
 

@@ -205,8 +205,8 @@ class Moulds:
 
     @cached_property
     def _words(self) -> Words | None:
-        plain = self._renderer.plain is not None  # an encoder's rows have neither turns nor a template
-        return None if plain or self._learn == "everything" else self._renderer.tokenizer.words
+        one_by_one = self._renderer.plain is not None or self._renderer.eyes is not None  # no template, or pictures where it puts them
+        return None if one_by_one or self._learn == "everything" else self._renderer.tokenizer.words
 
     def lay(self, examples: Sequence[Example]) -> tuple[Columns, list[int]]:
         """Paths of all rows that are not odd, and the places of those that are."""

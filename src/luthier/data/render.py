@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from luthier.core.errors import DataError, ModelError
 from luthier.core.example import Example, Message
 from luthier.core.files import fingerprint
-from luthier.core.sequence import Sequence
+from luthier.core.sequence import Pictured, Sequence
 from luthier.data.folder import Parts, read_parts, write_parts
+from luthier.data.manners import eyes_of, plain_of
 from luthier.data.media import Pictures
 from luthier.data.patches import Patches
 from luthier.data.paths import Paths
-from luthier.data.plain import Plain, asked, whole
+from luthier.data.plain import asked, whole
 from luthier.data.probe import approve
 from luthier.data.refusals import blind, teaches_nothing
 from luthier.data.shape import shape_of
@@ -38,6 +39,7 @@ class Renderer:
         end_tokens: ids that end an answer, from the model's files and from its template.
         end_token: the one a learned answer ends with. vocab_size: one more than the largest id.
         has_template: the model came with a chat template of its own; else a built-in one is used, and `notes` says so.
+        eyes: how pictures stand among words; None for models that read words alone.
         plain: how rows are read where no template applies (encoders, classifiers of pictures); None for everybody else.
         notes: what a user should read once about this model's rendering.
     """
@@ -46,7 +48,8 @@ class Renderer:
         self.parts, self.tokenizer = parts, parts.tokenizer
         self.vocab_size = self.tokenizer.size
         self.notes: list[str] = []
-        self.plain, self._pictures = _plain(parts), Pictures()
+        self.plain, self.eyes, self._pictures = plain_of(parts), eyes_of(parts), Pictures()
+        self._sees = self.plain if isinstance(self.plain, Patches) else self.eyes
         sources = {name: source for name, source in parts.templates.items() if source not in BUILT_IN and self.plain is None}
         self.has_template = "default" in sources
         if not self.has_template and self.plain is None:
@@ -68,8 +71,7 @@ class Renderer:
                 sorted(self.end_tokens),
                 parts.prefix,
                 self.has_template,
-                parts.model,
-                parts.processor,
+                (repr(self._sees.plan), self._sees.count) if self._sees else "",
             ]
         )
 
@@ -109,8 +111,8 @@ class Renderer:
         Raises:
             DataError: its file is gone, or has changed since it was checked.
         """
-        assert isinstance(self.plain, Patches), "rows have pictures only where the model reads them"
-        return self._pictures.get(reference, self.plain.plan)
+        assert self._sees is not None, "rows have pictures only where the model reads them"
+        return self._pictures.get(reference, self._sees.plan)
 
     def prompt(self, messages: list[Message], *, tools: Several[dict[str, object]] = ()) -> list[int]:
         """What the server feeds before the model's next answer.
@@ -120,7 +122,12 @@ class Renderer:
         """
         if self.plain:
             return self.plain.read(asked(messages))
-        return self.tokenizer.encode(self._for(tools).text(messages, tools=tools, generate=True))
+        text = self._for(tools).text(messages, tools=tools, generate=True)
+        if self.eyes is None:
+            return self.tokenizer.encode(text)
+        media = tuple(str(medium) for message in messages for medium in message.media)
+        self.eyes.expect(text, len(media))
+        return Pictured(self.tokenizer.encode(self.eyes.spread(text)), media)
 
     def prompt_of(self, example: Example) -> list[int]:
         """What precedes the last answer of a row (for a pair: its two answers): evaluation generates from here."""
@@ -162,7 +169,8 @@ class Renderer:
         if self.plain:
             self.tokenizer.warm([text for strand in strands for turn in strand.turns for text in (turn.prompt, turn.pair)])
             return
-        self.tokenizer.warm([text for strand in strands for text in strand.texts()])
+        spread = self.eyes.spread if self.eyes else str
+        self.tokenizer.warm([spread(text) for strand in strands for text in strand.texts()])
 
     def lay(self, strand: Strand) -> list[Sequence]:
         """The token paths of a strand."""
@@ -176,8 +184,10 @@ class Renderer:
             (path,) = paths.sequences()
             return [replace(path, media=tuple(map(str, strand.turns[0].media)))]
         if strand.tail:
-            paths.add(self.tokenizer.encode(strand.tail), [], weight=0.0, prompt_weight=0.0 if rewritten else 1.0)
-        return paths.sequences(strand.part)
+            tail = self.eyes.spread(strand.tail) if self.eyes else strand.tail
+            paths.add(self.tokenizer.encode(tail), [], weight=0.0, prompt_weight=0.0 if rewritten else 1.0)
+        sequences = paths.sequences(strand.part)
+        return [self.eyes.seen(path, strand.media) for path in sequences] if self.eyes else sequences
 
     def encode_turn(self, turn: Turn) -> tuple[list[int], list[int]]:
         """Ids of prompt and answer.
@@ -187,7 +197,8 @@ class Renderer:
         """
         if self.plain:
             return self.plain.read(turn), self.plain.spell(turn.answer)
-        prompt, whole = self.tokenizer.encode_many([turn.prompt, turn.prompt + turn.answer])
+        texts = [turn.prompt, turn.prompt + turn.answer]
+        prompt, whole = self.tokenizer.encode_many([self.eyes.spread(text) for text in texts] if self.eyes else texts)
         answer = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._alone(turn.answer)
         return prompt, answer if answer and answer[-1] in self.end_tokens else [*answer, self.end_token]
 
@@ -201,7 +212,7 @@ class Renderer:
         everything = learn == "everything"
         if self.plain:
             return [Strand([whole(example, self.plain)])]
-        if any(message.media for message in (*example.messages, *example.chosen, *example.rejected)):
+        if self.eyes is None and any(message.media for message in (*example.messages, *example.chosen, *example.rejected)):
             raise blind()
         if example.form == "text":
             return [Strand([Turn("", example.text, 1.0, 0)], prefix=self.parts.prefix)]
@@ -223,11 +234,24 @@ class Renderer:
         tail = ""
         if learn == "everything" and (not turns or turns[-1].index + 1 < len(messages)):
             tail = self._for(example.tools).text(messages, tools=example.tools, generate=False)
-        return Strand(turns, part=part, tail=tail, everything=learn == "everything")
+        media = self._looked_at(messages, turns, tail) if self.eyes else ()
+        return Strand(turns, part=part, tail=tail, everything=learn == "everything", media=media)
+
+    def _looked_at(self, messages: Several[Message], turns: list[Turn], tail: str) -> tuple[str, ...]:
+        """The pictures of a conversation; each turn must show those before it, and no more."""
+        assert self.eyes is not None
+        for turn in turns:
+            self.eyes.expect(turn.prompt + turn.answer, sum(len(message.media) for message in messages[: turn.index + 1]))
+        media = tuple(str(medium) for message in messages for medium in message.media)
+        if tail:
+            self.eyes.expect(tail, len(media))
+        return media
 
     def joins(self, example: Example) -> bool:
         """Whether prompt and answer are simply joined: a plain pair for a model without a chat template of its own."""
-        return example.form == "completion" and not self.has_template and len(example.messages) == 2
+        if example.form != "completion" or self.has_template:
+            return False
+        return len(example.messages) == 2 and not example.messages[0].media
 
     def _alone(self, answer: str) -> list[int]:
         # behind a line break, so that tokenizers which put a space before a text's first word do not do so here
@@ -250,7 +274,7 @@ class Renderer:
         template = Template(source, variables=self.parts.variables)
         if "strftime_now" in source:
             self.notes.append(f"The chat template writes the date; it always reads {TODAY:%d %b %Y}, so that tokens never change.")
-        shape = shape_of(template)
+        shape = replace(shape_of(template), picture=self.eyes.token if self.eyes else "")
         talk = shape.messages([Message("user", "Question"), Message("assistant", MARKER)])
         ending = self._ending(template.render(talk, generate=False).rpartition(MARKER)[2])
         texts = [self.tokenizer.text_of(token) for token in sorted(self.parts.ends | {ending.token})]
@@ -270,9 +294,3 @@ class Renderer:
         if self.has_template:
             self.notes.append("The chat template ends answers without a token of its own; the model's end token is learned there.")
         return Ending(suffix, "", self.parts.end)
-
-
-def _plain(parts: Parts) -> Plain | Patches | None:
-    if parts.reads == "picture":
-        return Patches(parts.model, parts.processor, where=parts.where)
-    return Plain(parts.tokenizer, where=parts.where) if parts.reads == "text" else None

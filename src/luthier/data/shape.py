@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.core.errors import DataError
-from luthier.core.example import Message
+from luthier.core.example import MARK, Message
 from luthier.data.template import Template, has_developer
 
 PROBE_TOOLS = [
@@ -30,12 +30,16 @@ class Shape:
         empty: content of an assistant turn that only calls tools: an empty string, or None.
         nine: tool-call ids shortened to nine letters and digits.
         developer: the template knows the ``developer`` role.
+        parts: contents are lists of parts, texts and pictures; else a picture is this token among the words, or nothing.
+        picture: that token.
     """
 
     objects: bool = True
     empty: str | None = ""
     nine: bool = False
     developer: bool = False
+    parts: bool = False
+    picture: str = ""
 
     def messages(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """The turns as the template reads them; keys without a value are left out, for templates ask ``'tool_calls' in message``."""
@@ -43,11 +47,11 @@ class Shape:
         open_calls: list[str] = []
         for number, message in enumerate(messages):
             role = "system" if message.role == "developer" and not self.developer else message.role
-            turn: dict[str, Any] = {"role": role, "content": message.content}
+            turn: dict[str, Any] = {"role": role, "content": self._content(message)}
             if message.thinking:
                 turn |= {"reasoning_content": message.thinking, "thinking": message.thinking}
             if message.tool_calls:
-                turn["content"] = message.content or self.empty
+                turn["content"] = self._content(message) if message.content else self.empty
                 turn["tool_calls"] = [self._call(call, f"call{number}{place}") for place, call in enumerate(message.tool_calls)]
                 open_calls = [call["id"] for call in turn["tool_calls"]]
             if message.role == "tool":
@@ -56,6 +60,16 @@ class Shape:
                 turn["name"] = message.name
             shaped.append(turn)
         return shaped
+
+    def _content(self, message: Message) -> str | list[dict[str, str]]:
+        if not self.parts:
+            return message.content.replace(MARK, self.picture) if message.media else message.content
+        texts = message.content.split(MARK) if message.media else [message.content]
+        parts: list[dict[str, str]] = []
+        for place, text in enumerate(texts):
+            parts += [{"type": "image"}] if place else []
+            parts += [{"type": "text", "text": text}] if text else []
+        return parts
 
     def _call(self, call: dict[str, Any], missing: str) -> dict[str, Any]:
         function = dict(call.get("function") or {})
@@ -81,18 +95,30 @@ class Shape:
 
 def shape_of(template: Template) -> Shape:
     """The first shape in which `template` shows a tool call whole; the shortest text decides between ways to say "no content"."""
-    developer = has_developer(template.source)
+    developer, parts = has_developer(template.source), _wants_parts(template)
     found: list[tuple[int, Shape]] = []
     for objects in (True, False):
         for nine in (False, True):
             for empty in ("", None):
-                shape = Shape(objects=objects, empty=empty, nine=nine, developer=developer)
+                shape = Shape(objects=objects, empty=empty, nine=nine, developer=developer, parts=parts)
                 text = _try(template, shape)
                 if text is not None:
                     found.append((len(text), shape))
             if found:
                 return min(found, key=lambda pair: pair[0])[1]
-    return Shape(developer=developer)
+    return Shape(developer=developer, parts=parts)
+
+
+def _wants_parts(template: Template) -> bool:
+    """Whether words are shown only as parts of a content, as templates of models that see do."""
+    shown = []
+    for parts in (False, True):
+        try:
+            text = template.render(Shape(parts=parts).messages([Message("user", "Question")]), generate=True)
+        except DataError:
+            text = ""
+        shown.append("Question" in text and "type" not in text)
+    return shown == [False, True]
 
 
 def _try(template: Template, shape: Shape) -> str | None:

@@ -49,6 +49,8 @@ def fit(renderer: Renderer, example: Example, sequences: list[Sequence], *, lear
         return Fitted(sequences)
     if policy == "drop":
         return Fitted([], sum(len(s.tokens) for s in sequences), f"dropped: {longest:,} tokens, the model reads {context:,}")
+    if any(sequence.media for sequence in sequences) and renderer.plain is None:
+        raise _refused(example, longest, context, policy, "a row with pictures")
     if renderer.plain is not None:
         if policy == "cut_prompt" and not example.pair and isinstance(renderer.plain, Plain):
             return _without_end(renderer.plain, sequences[0], context)

@@ -65,6 +65,7 @@ class Strand:
         prefix: ids before every prompt, where no template writes them.
         tail: the whole conversation, when words after its last answer are learned too.
         everything: prompts are learned as well. part: ``chosen`` or ``rejected`` for a pair.
+        media: pictures of the conversation, in order.
     """
 
     turns: list[Turn]
@@ -72,6 +73,7 @@ class Strand:
     prefix: list[int] = field(default_factory=list)
     tail: str = ""
     everything: bool = False
+    media: tuple[str, ...] = ()
 
     def texts(self) -> list[str]:
         """All texts that will be encoded."""

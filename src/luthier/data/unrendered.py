@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from luthier.core.errors import DataError
-from luthier.core.example import Example, Message
+from luthier.core.example import MARK, Example, Message
 from luthier.data.turns import Turn
 
 
@@ -51,7 +51,7 @@ def _missing(message: Message, text: str, thinking: str, *, learned: bool) -> It
     content = message.content
     if message.role == "assistant" and not learned:
         content = content.split("</think>")[-1]  # thinking of earlier turns is dropped on purpose by the templates that know it
-    if content and not _shown(content, text):
+    if not all(_shown(part, text) for part in content.split(MARK) if part.strip()):
         yield "content"
     if thinking and not _shown(thinking, text):
         yield "thinking"

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from luthier import __version__
 from luthier.core.errors import ResultError, StorageError
-from luthier.core.example import Example, Message, Source
+from luthier.core.example import Example, Medium, Message, Source
 from luthier.core.files import write_json
-from luthier.core.sequence import Sequence
+from luthier.core.sequence import Pictured, Sequence
 from luthier.data.render import Renderer
 from luthier.engine.score import score
 from luthier.evaluation.questions import before_last_answer
@@ -102,7 +102,7 @@ def replay(model: Model, method: Method | None, folder: Path) -> Replay:
     content = read(folder)
     for number, probe in enumerate(content["probes"], 1):
         _same_prompt(model.renderer, probe, number)
-    sequences = [_path(probe["prompt"], probe["tuned"]["tokens"]) for probe in content["probes"]]
+    sequences = [_path(prompt_of(model.renderer, example_of(probe)), probe["tuned"]["tokens"]) for probe in content["probes"]]
     with Sides(model, method).side("tuned") as answering:
         scores = score(answering, sequences)
     expected = [np.array(probe["tuned"]["logprobs"]) for probe in content["probes"]]
@@ -126,7 +126,7 @@ def replay_prompts(model: Model, method: Method, folder: Path) -> int:
     probes = read(folder)["probes"]
     for number, probe in enumerate(probes, 1):
         _same_prompt(model.renderer, probe, number)
-    sequences = [_path(probe["prompt"], probe["tuned"]["tokens"]) for probe in probes[:1]]
+    sequences = [_path(prompt_of(model.renderer, example_of(probe)), probe["tuned"]["tokens"]) for probe in probes[:1]]
     both = []
     for side in SIDES:
         with Sides(model, method).side(side) as answering:
@@ -174,7 +174,9 @@ def _plain(example: Example) -> dict[str, Any]:
 def example_of(probe: dict[str, Any]) -> Example:
     """What a probe of a certificate asks, as a row."""
     plain = probe["example"]
-    messages = [Message(**message) for message in plain["messages"]]
+    messages = [
+        Message(**{**message, "media": tuple(Medium(**each) for each in message.get("media", ()))}) for message in plain["messages"]
+    ]
     return Example(Source(**plain["source"]), form=plain["form"], messages=messages, tools=plain["tools"], text=plain["text"])
 
 
@@ -185,7 +187,8 @@ def _answer(generation: Generation) -> dict[str, Any]:
 def _path(prompt: list[int], tokens: list[int]) -> Sequence:
     weights = np.zeros(len(prompt) + len(tokens), np.float32)
     weights[len(prompt) :] = 1.0
-    return Sequence(np.array(prompt + tokens, np.int32), weights)
+    media = prompt.media if isinstance(prompt, Pictured) else ()
+    return Sequence(np.array([*prompt, *tokens], np.int32), weights, apart=bool(media), media=media)
 
 
 def _same_prompt(renderer: Renderer, probe: dict[str, Any], number: int) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from luthier.core.errors import DataError, SpecError
 from luthier.inference.keeper import Keeper, Owner
 from luthier.inference.pick import Picker
-from luthier.inference.prefill import Prompt, prefill, shared, stacked
+from luthier.inference.prefill import Prompt, media_of, prefill, shared, stacked
 from luthier.inference.reader import Reader
 from luthier.inference.routes import Routes, routed
 from luthier.models import slot
@@ -169,7 +169,7 @@ class Writing:
             self.states_BD = laid.read(reader)
             self.recall = Recall(laid.onward.memories, laid.trees.paths, room=limit)
             for row, (owner, prompt) in enumerate(zip(owners, prompts, strict=True)):
-                if keeper:
+                if keeper and not media_of(prompt):
                     keeper.put(owner, prompt, partial(laid.states, row))
         self._send(torch.arange(len(prompts), device=device))
         self.positions_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -196,7 +196,7 @@ class Writing:
 
     def keep_said(self, said: list[int]) -> None:
         """Let the keeper know what a single row has written, but for its last token, which was never read."""
-        if self.keeper:
+        if self.keeper and not media_of(self.prompts[0]):
             with answering(self.model):
                 states = stacked(self.recall.memories(0))
                 self.keeper.put(self.owners[0], [*self.prompts[0], *said[:-1]], lambda start: states[..., start:, :])

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from luthier.core.sequence import Pictured
 from luthier.inference.keeper import Keeper, Owner
 from luthier.inference.reader import Reader
 from luthier.models.onward import Onward
@@ -39,8 +40,15 @@ class Forest:
         return Sight(self.ends_T, self.positions_T)
 
 
+def media_of(prompt: Prompt) -> tuple[str, ...]:
+    """Pictures among the tokens of a prompt."""
+    return prompt.media if isinstance(prompt, Pictured) else ()
+
+
 def shared(left: Prompt, right: Prompt) -> int:
-    """How many tokens two prompts begin with in common."""
+    """How many tokens two prompts begin with in common; with pictures among them none, as these all have the same tokens."""
+    if media_of(left) or media_of(right):
+        return 0
     for index, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return index
@@ -77,11 +85,12 @@ class Prefill:
     """Prompts that have been laid out, and what is known of them.
 
     Attributes:
-        trees: where every token lies. onward: who sees whom, and afterwards all keys and values.
+        trees: where every token lies. onward: who sees whom, and afterwards all keys and values. prompts: as they were given.
     """
 
     trees: Forest
     onward: Onward
+    prompts: list[Prompt]
 
     def owner_N(self) -> NDArray[np.int64]:
         """For each token that is read, a prompt it belongs to."""
@@ -93,8 +102,11 @@ class Prefill:
     def read(self, reader: Reader) -> Tensor:
         """States of the last token of each prompt, ``[B, D]``."""
         new_N, device = self.onward.new_N, reader.model.device
+        media = [
+            (int(path[0]), reference) for path, prompt in zip(self.trees.paths, self.prompts, strict=True) for reference in media_of(prompt)
+        ]
         tokens, positions = (torch.from_numpy(x[new_N]).to(device) for x in (self.trees.tokens_T, self.trees.positions_T))
-        states_ND = reader.states(tokens_T=tokens, positions_T=positions, sight=self.onward)
+        states_ND = reader.states(tokens_T=tokens, positions_T=positions, sight=self.onward, media=media)
         return states_ND[torch.from_numpy(np.searchsorted(new_N, [path[-1] for path in self.trees.paths])).to(device)]
 
     def states(self, row: int, start: int) -> Tensor:
@@ -109,7 +121,7 @@ def prefill(prompts: list[Prompt], owners: list[Owner], keeper: Keeper | None) -
     known_T, last_T, held = np.zeros(len(trees.tokens_T), bool), np.zeros(len(trees.tokens_T), bool), None
     last_T[[path[-1] for path in trees.paths]] = True
     for prompt, owner, path in zip(prompts, owners, trees.paths, strict=True):
-        found = keeper.find(owner, prompt[:-1]) if keeper else None
+        found = keeper.find(owner, prompt[:-1]) if keeper and not media_of(prompt) else None
         if found is None:
             continue
         if held is None:
@@ -119,7 +131,7 @@ def prefill(prompts: list[Prompt], owners: list[Owner], keeper: Keeper | None) -
         if start < end:
             held[..., path[start:end], :] = found[..., start:end, :]
             known_T[path[start:end]] = True
-    return Prefill(trees, Onward(trees.sight(), held, known_T))
+    return Prefill(trees, Onward(trees.sight(), held, known_T), prompts)
 
 
 def stacked(memories: list[Memory]) -> Tensor:

@@ -9,6 +9,7 @@ T tokens (or rows, one token each), H query heads, K key-value heads, D width of
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
 from itertools import accumulate, pairwise
 from typing import Any, cast
 
@@ -57,10 +58,10 @@ class Reader:
         """The blocks are known and run without transformers."""
         return bool(self._blocks)
 
-    def states(self, *, tokens_T: Tensor, positions_T: Tensor, sight: Any) -> Tensor:
+    def states(self, *, tokens_T: Tensor, positions_T: Tensor, sight: Any, media: Many[tuple[int, str]] = ()) -> Tensor:
         """As `Model.states`, for whoever needs no gradients."""
         if not self._blocks:
-            return self.model.states(tokens_T=tokens_T, positions_T=positions_T, sight=sight)
+            return self.model.states(tokens_T=tokens_T, positions_T=positions_T, sight=sight, media=media)
         lead = lead_of(self.model)
         if lead is not None:
             positions_T, sight = behind(self.model, lead, positions_T, sight)

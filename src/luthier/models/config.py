@@ -66,11 +66,18 @@ def build_config(content: Any, *, where: str = "") -> PretrainedConfig:
         raise ModelError(
             f"transformers does not accept this config: {error}.", where=where, remedy="Fetch the model again.", code="config"
         ) from error
-    for key, value in config.to_dict().items():
-        if _is_dropout(key, value):
-            setattr(config, key, 0.0)  # defaults that the file did not spell out, e.g. GPT-2's 0.1
+    _silence(config)
     family.check(config, where=where)
     return config
+
+
+def _silence(config: PretrainedConfig) -> None:
+    """Switch off what the file did not spell out (GPT-2's default of 0.1), and the dropouts of the parts of a network of several."""
+    for key, value in config.to_dict().items():
+        if _is_dropout(key, value):
+            setattr(config, key, 0.0)
+        elif isinstance(part := getattr(config, key, None), PretrainedConfig):
+            _silence(part)
 
 
 def refuse(content: dict[str, Any], *, where: str = "") -> None:

@@ -43,7 +43,8 @@ ROUND = 128
 
 def fuse(network: nn.Module) -> int:
     """Put a `FusedBlock` in the place of every layer that is known; returns how many."""
-    layers = getattr(network.base_model, "layers", None)
+    base = network.base_model
+    layers = getattr(getattr(base, "language_model", base), "layers", None)
     if not isinstance(layers, nn.ModuleList):
         return 0
     count = 0

@@ -54,15 +54,16 @@ def lead_of(model: Model) -> Lead | None:
     return current if isinstance(current, Lead) else None
 
 
-def states(model: Model, lead: Lead, *, tokens_T: Tensor, positions_T: Tensor, sight: Any) -> Tensor:
-    """States ``[T, D]`` of a forest behind `lead`, differentiable in it."""
+def states(model: Model, lead: Lead, *, tokens_T: Tensor, positions_T: Tensor, sight: Any, **seen: Any) -> Tensor:
+    """States ``[T, D]`` of a forest behind `lead`, differentiable in it; `seen` goes on to the family."""
     vectors_VD = lead.vectors(model) if isinstance(sight, Sight) else None
     if vectors_VD is None:
         positions_T, sight = behind(model, lead, positions_T, sight)
-        return _states(model, tokens_T=tokens_T, positions_T=positions_T, sight=sight)
+        return _states(model, tokens_T=tokens_T, positions_T=positions_T, sight=sight, **seen)
     own = torch.arange(lead.count, device=positions_T.device)
     positions = torch.cat([own, positions_T + lead.count])
-    return _states(model, tokens_T=tokens_T, positions_T=positions, sight=sight.under(lead.count), lead_VD=vectors_VD)[lead.count :]
+    under = sight.under(lead.count)
+    return _states(model, tokens_T=tokens_T, positions_T=positions, sight=under, lead_VD=vectors_VD, **seen)[lead.count :]
 
 
 def behind(model: Model, lead: Lead, positions_T: Tensor, sight: Any) -> tuple[Tensor, Any]:

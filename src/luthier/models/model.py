@@ -90,7 +90,7 @@ class Model:
     @property
     def softcap(self) -> float | None:
         """Bound on the head's scores, ``cap * tanh(score / cap)`` (Gemma 2, arXiv 2408.00118, section 2.1); None where there is none."""
-        cap = getattr(self.config, "final_logit_softcapping", None)
+        cap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
         return None if cap is None else float(cap)
 
     def capped(self, logits: Tensor) -> Tensor:
@@ -120,9 +120,8 @@ class Model:
         Args:
             media: pictures among the tokens, each with the index of its row's first token.
         """
+        seen: dict[str, Any] = {"media": [(start, self.renderer.picture(reference)) for start, reference in media]} if media else {}
         lead = lead_of(self)
         if lead is not None:
-            assert not media, "families that see pictures take no lead"
-            return led_states(self, lead, tokens_T=tokens_T, positions_T=positions_T, sight=sight)
-        seen: dict[str, Any] = {"media": [(start, self.renderer.picture(reference)) for start, reference in media]} if media else {}
+            return led_states(self, lead, tokens_T=tokens_T, positions_T=positions_T, sight=sight, **seen)
         return cast(Tensor, self.family.states(self.network, tokens_T=tokens_T, positions_T=positions_T, sight=sight, **seen))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.core.errors import did_you_mean
-from luthier.core.example import Message
+from luthier.core.example import MARK, Medium, Message
+from luthier.data.media import picture
 from luthier.data.readers._findings import Findings
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+PICTURES = frozenset({"image_url", "input_image", "image"})
+IMAGE = "<image>"
 _PLAIN = frozenset({"role", "content"})
 _KNOWN = frozenset(
     {
@@ -51,7 +54,8 @@ def messages(value: Any, field: str, findings: Findings) -> list[Message]:
 def _message(entry: dict[str, Any], field: str, findings: Findings, before: list[Message]) -> Message:
     _unknown(entry, field, findings)
     role = _role(entry.get("role"), field, findings)
-    message = Message(role, _content(entry.get("content"), f"{field}.content", findings))
+    words, media = _content(entry.get("content"), f"{field}.content", findings)
+    message = Message(role, words, media=media)
     if not message.content and entry.get("refusal"):
         message.content = findings.text(entry["refusal"], f"{field}.refusal")
     message.weight = _weight(entry.get("weight", 1), f"{field}.weight", findings)
@@ -87,21 +91,49 @@ def _role(value: Any, field: str, findings: Findings) -> str:
     return str(value)
 
 
-def _content(value: Any, field: str, findings: Findings) -> str:
-    """Text, null, or a list of parts that are text."""
+def _content(value: Any, field: str, findings: Findings) -> tuple[str, tuple[Medium, ...]]:
+    """Text, null, or a list of parts that are texts and pictures; where a picture is, the words have a mark."""
     if type(value) is not list:
-        return findings.text(value, field, optional=True)
-    words = []
+        return findings.text(value, field, optional=True), ()
+    words, media = list[str](), list[Medium]()
     for index, part in enumerate(value):
         if type(part) is dict and type(part.get("text")) is str and part.get("type", "text") in ("text", "input_text", "output_text"):
             words.append(part["text"])
+        elif type(part) is dict and part.get("type") in PICTURES:
+            words.append(MARK)
+            media += _picture(part, f"{field}.{index}", findings)
         elif type(part) is dict and isinstance(part.get("type"), str):
-            findings.add(
-                f"{field}.{index}", "unsupported_media", f"A part of type {part['type']!r} cannot be learned.", "Use rows of text."
-            )
+            what = f"A part of type {part['type']!r} cannot be learned."
+            findings.add(f"{field}.{index}", "unsupported_media", what, "Use rows of text, or of text and pictures.")
         else:
             findings.wrong_type(f"{field}.{index}", "a part with its text", part)
-    return "".join(words)
+    return "".join(words), tuple(media)
+
+
+def _picture(part: dict[str, Any], field: str, findings: Findings) -> list[Medium]:
+    place = next((key for key in ("image_url", "image", "url", "path") if part.get(key)), "image_url")
+    found = picture(part.get(place), f"{field}.{place}", findings.file, findings)
+    return [] if found is None else [found]
+
+
+def with_images(read: list[Message], images: Any, findings: Findings) -> None:
+    """Put a row's ``images`` into its messages, where their words say ``<image>`` (LLaMA-Factory's shape)."""
+    if not images:
+        return
+    if type(images) is not list:
+        findings.wrong_type("images", "a list of pictures", images)
+        return
+    found = [picture(value, f"images.{place}", findings.file, findings) for place, value in enumerate(images)]
+    wanted = sum(message.content.count(IMAGE) for message in read)
+    if wanted != len(images):
+        what = f"The row comes with {len(images)} images, but its words say {IMAGE} {wanted} times."
+        findings.add("images", "picture_count", what, f"Write {IMAGE} where each picture belongs.")
+        return
+    for message in read:
+        count = message.content.count(IMAGE)
+        if count:
+            message.media = tuple(medium for medium in found[:count] if medium is not None)
+            message.content, found = message.content.replace(IMAGE, MARK), found[count:]
 
 
 def _weight(value: Any, field: str, findings: Findings) -> float:

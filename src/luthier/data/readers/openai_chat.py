@@ -1,7 +1,8 @@
 """OpenAI's chat rows: ``{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello.", "weight": 1}]}``.
 
 With ``tools`` and ``tool_calls``, or the older ``functions`` and ``function_call``. A ``label`` (text) beside the messages names the class
-the answer stands for.
+the answer stands for. A content may be a list of parts, texts and pictures (``image_url``); or the words say ``<image>``, and ``images``
+beside the messages has the pictures in order.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from luthier.core.example import Example, Source
 from luthier.data.readers._findings import Findings
-from luthier.data.readers._messages import messages, tools
+from luthier.data.readers._messages import messages, tools, with_images
 
 KNOWN = frozenset({"messages", "tools", "functions", "label", "parallel_tool_calls", "images", "videos", "audios"})
 SHAPE = "messages with role and content"
@@ -33,10 +34,11 @@ def example(row: dict[str, Any], source: Source, findings: Findings) -> Example 
             "The row judges one answer as good or bad (KTO).",
             "Set data.format to judged, or delete the label.",
         )
-    for media in row.keys() & {"images", "videos", "audios"}:
-        findings.add(media, "unsupported_media", f"The row comes with {media}, which cannot be learned.", "Use rows of text.")
+    for media in row.keys() & {"videos", "audios"}:
+        findings.add(media, "unsupported_media", f"The row comes with {media}, which cannot be learned.", "Use rows of text and pictures.")
     read = Example(source, "chat", messages(row.get("messages"), "messages", findings))
     if len(row) > 1:
+        with_images(read.messages, row.get("images"), findings)
         read.tools = tools(row.get("tools"), "tools", findings) or tools(row.get("functions"), "functions", findings)
         read.label = "" if isinstance(row.get("label"), bool) else findings.text(row.get("label"), "label", optional=True)
     return None if findings.errors else read

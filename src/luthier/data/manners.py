@@ -1,0 +1,25 @@
+"""How a model takes rows in, by what its folder says: turns of a conversation, a text or a picture as it stands, pictures among words."""
+
+from __future__ import annotations
+
+from luthier.data.eyes import Eyes
+from luthier.data.folder import Parts
+from luthier.data.patches import Patches
+from luthier.data.plain import Plain
+
+
+def plain_of(parts: Parts) -> Plain | Patches | None:
+    """For rows that no template applies to; None for conversations.
+
+    Raises:
+        ModelError: files of the folder contradict each other.
+    """
+    if parts.reads == "picture":
+        return Patches(parts.model, parts.processor, where=parts.where)
+    return Plain(parts.tokenizer, where=parts.where) if parts.reads == "text" else None
+
+
+def eyes_of(parts: Parts) -> Eyes | None:
+    """For conversations with pictures; None for models that read words alone. Raises as `plain_of`."""
+    among_words = parts.reads == "turns" and bool(parts.model)
+    return Eyes(parts.model, parts.processor, parts.tokenizer, where=parts.where) if among_words else None
