@@ -31,7 +31,7 @@ from luthier.engine.ahead import planned
 from luthier.engine.score import score
 from luthier.engine.session import Session
 from luthier.inference.generate import generate
-from luthier.methods import full, lora
+from luthier.methods import freeze, full, lora, prompt
 from luthier.models.families import family_of, vision_language
 from luthier.models.load import fresh, load, save
 from luthier.objectives import sft
@@ -244,11 +244,11 @@ def test_answers_to_pictures_equal_transformers(make: Callable[..., Any], file: 
     plain = twin(model)
     asked = [model.renderer.prompt_of(example) for example in examples(file)]
     found = generate(model, asked, max_tokens=8)
-    for prompt, generation in zip(asked, found, strict=True):
-        media = prompt.media if isinstance(prompt, Pictured) else ()
+    for question, generation in zip(asked, found, strict=True):
+        media = question.media if isinstance(question, Pictured) else ()
         seen = [pixels(Path(each.split(":", 2)[2]).read_bytes(), model.renderer.eyes.plan) for each in media]
         pictures = {"pixel_values": torch.from_numpy(np.stack(seen))} if seen else {}
-        ids = torch.tensor([list(prompt)])
+        ids = torch.tensor([list(question)])
         settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": 319, "pad_token_id": 0}
         wanted = plain.generate(ids, attention_mask=torch.ones_like(ids), **settings, **pictures)
         assert generation.tokens == wanted[0, ids.shape[1] :].tolist()
@@ -267,6 +267,46 @@ def test_lora_stands_beside_the_language_model(make: Callable[..., Any], file: P
     losses = [session.advance().loss for _ in range(session.steps)]
     assert losses[-1] < 0.95 * losses[0]
     assert all(name.startswith("model.language_model.layers") for name in model.linears())
+
+
+@pytest.mark.parametrize(
+    ("options", "moving"),
+    [
+        ({}, {"language_model", "lm_head"}),
+        ({"frozen": ["model.vision_tower.*"]}, {"language_model", "lm_head", "multi_modal_projector"}),
+        ({"frozen": [], "moving": ["model.multi_modal_projector.*"]}, {"multi_modal_projector"}),
+    ],
+    ids=["last blocks", "all but the tower", "projector alone"],
+)
+def test_tower_and_projector_move_by_choice(options: dict[str, Any], moving: set[str], make: Callable[..., Any], file: Path) -> None:
+    model = make()
+    method = freeze.Method(freeze.Options(**options))
+    method.attach(model)
+    before = {name: p.clone() for name, p in model.network.named_parameters()}
+    session = Session(model, method, sft.Objective(), rows=list(table(model, file)), train=TRAIN)
+    session.advance()
+    changed = {name for name, p in model.network.named_parameters() if not torch.equal(p, before[name])}
+    assert {name.removeprefix("model.").split(".")[0] for name in changed} == moving
+
+
+def test_what_is_learned_before_a_row_stands_before_its_pictures(make: Callable[..., Any], file: Path) -> None:
+    """Prompt tuning: the vectors, then the embedded row with its pictures, as transformers computes it."""
+    model = make()
+    plain = twin(model)
+    method = prompt.Method(prompt.Options(tokens=3))
+    method.attach(model)
+    sequence = table(model, file)[0].sequences[0]
+    (picture,) = sequence.media
+    pixel = torch.from_numpy(pixels(Path(picture.split(":", 2)[2]).read_bytes(), model.renderer.eyes.plan))[None]
+    tokens = torch.tensor(sequence.tokens).long()
+    with torch.no_grad():
+        embedded = plain.get_input_embeddings()(tokens)
+        embedded[tokens == 1] = torch.cat(list(plain.model.get_image_features(pixel_values=pixel).pooler_output))
+        led = torch.cat([method.state(model)["prompt_embeddings"], embedded])[None]
+        states = plain.model.language_model(inputs_embeds=led).last_hidden_state[0, 3:-1]
+        logprobs = plain.lm_head(states).log_softmax(-1).gather(1, tokens[1:, None]).squeeze(1)
+    wanted = (torch.tensor(sequence.weights[1:]) * logprobs).sum().item()
+    assert score(model, [sequence])[0].total == pytest.approx(wanted, rel=1e-4)
 
 
 def test_saved_is_loaded_again_by_us_and_by_transformers(make: Callable[..., Any], file: Path, tmp_path: Path) -> None:

@@ -21,8 +21,14 @@ def trained(model: Model) -> dict[str, nn.Parameter]:
 
 
 def embeddings(model: Model) -> list[nn.Module]:
-    """Everything before the first block that has a row for each token or place; GPT-2 has one for places too."""
-    return [m for m in cast(nn.Module, model.network.base_model).children() if isinstance(m, nn.Embedding)]
+    """Everything before the first block, in the order networks are built: rows for tokens and places, and towers that see or hear."""
+    module, blocks, found = cast(nn.Module, model.network.base_model), model.blocks(), []
+    path = next(path for path, inner in module.named_modules() if inner is blocks)
+    for step in path.split("."):
+        children = dict(module.named_children())
+        found += [children[name] for name in list(children)[: list(children).index(step)]]
+        module = children[step]
+    return found
 
 
 @torch.no_grad()
