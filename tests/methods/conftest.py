@@ -28,8 +28,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "bitfit": [{"added": True}],
     "prefix": [{"projection": 16, "tokens": 5}],
     "prompt": [{"begin": "hello", "tokens": 3}],
+    "peft": [{"kind": "lokr"}, {"kind": "vera", "settings": {"r": 8}}, {"kind": "oft"}],
 }
 """Beside the defaults, the settings that change what is computed."""
+
+DEFAULTS: dict[str, dict[str, Any]] = {"peft": {"kind": "loha"}}
+"""Settings that have to be said."""
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16},
@@ -82,8 +86,10 @@ class Case:
 def cases() -> Iterator[Any]:
     """Every combination; which of them is claimed is asked of the parts themselves."""
     for name in METHODS.names():
-        for options in [{}, *VARIANTS.get(name, [])]:
-            packings = PACKINGS if not options or options == {"dora": True} else [""]  # dora alone reads the packed weights
+        for options in [DEFAULTS.get(name, {}), *VARIANTS.get(name, [])]:
+            packings = (
+                PACKINGS if options == DEFAULTS.get(name, {}) or options == {"dora": True} else [""]
+            )  # dora alone reads the packed weights
             for kind, packing in [*(("llama", packing) for packing in packings), ("gpt2", "")]:
                 said = ",".join(f"{k}={v}" for k, v in options.items())
                 yield pytest.param((name, tuple(options.items()), kind, packing), id=f"{name}{f'({said})' if said else ''}-{kind}{packing}")

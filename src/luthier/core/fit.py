@@ -17,6 +17,7 @@ from luthier.core.errors import SpecError
 
 MEANS = {
     "linears": ("model", "has linears in its blocks"),
+    "plain-linears": ("model", "has linears as torch has them, not packed, in its blocks"),
     "biases": ("model", "has biases"),
     "embedding": ("model", "embeds tokens"),
     "attention": ("model", "attends to keys and values"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from luthier.core.fit import Offer, check
 from luthier.core.registry import Folder
@@ -35,6 +35,8 @@ def base_offer(model: Model) -> Offer:
     gives = set(model.family.GIVES)
     if any(isinstance(getattr(module, "bias", None), Tensor) for module in model.network.modules()):
         gives.add("biases")
+    if all(type(linear) is nn.Linear for linear in model.linears().values()):
+        gives.add("plain-linears")
     return Offer("model", Path(model.name).name, frozenset(gives))
 
 

@@ -23,7 +23,11 @@ def run(
 
 def _described(module: Any) -> dict[str, Any]:
     settings = [
-        {"name": key, "default": field.get_default(call_default_factory=True), "help": (field.description or "").replace("\n", " ")}
+        {
+            "name": key,
+            "default": "" if field.is_required() else field.get_default(call_default_factory=True),
+            "help": (field.description or "").replace("\n", " "),
+        }
         for key, field in module.Options.model_fields.items()
     ]
     return {
