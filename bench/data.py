@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--mb", type=int, default=200)
     parser.add_argument("--rows", default="", help="write results/data_rows.json for files of so many rows")
     parser.add_argument("--rival-python", default="")
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each contender, in turn")
     parser.add_argument("--settings", default=";".join(SETTINGS), help="of the rival")
     parser.add_argument("--keep", type=Path, help="where files are written, and found again")
     parser.add_argument("--shared", type=Path, default=Path(os.environ.get("LUTHIER_SHARED") or Path(__file__).parents[2] / "shared"))
@@ -55,26 +57,31 @@ def main() -> None:
         elif asked.rows:
             curve([int(rows) for rows in asked.rows.split(",")], folder, model, asked.shared)
         elif asked.mb:
-            sizes(asked.mb, folder, model, asked.shared, asked.rival_python, asked.settings.split(";"))
+            sizes(asked.mb, folder, model, asked.shared, asked.rival_python, asked.settings.split(";"), repeat=asked.repeat)
 
 
-def sizes(mb: int, folder: Path, model: Path, shared: Path, rival: str, settings: list[str]) -> None:
-    """Both file sizes by Luthier, the larger one by the rival."""
-    told: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "mb": mb, "luthier": [], "rival": []}
+def sizes(mb: int, folder: Path, model: Path, shared: Path, rival: str, settings: list[str], *, repeat: int) -> None:
+    """Both file sizes by Luthier, the larger one by the rival as well, in turn."""
     print(f"{'what':<34}{'MB':>6}{'rows':>10}{'seconds':>9}{'MB/s':>8}{'cpu s':>8}{'peak MB':>9}")
-    files = [write(folder / f"chat-{size}.jsonl", shared, mb=size) for size in (max(1, mb // 4), mb)]
-    for file in files:
-        for what in ("check", "check + tokenise"):
-            told["luthier"].append(show(what, file, model))
-    for setting in settings if rival else ():
-        command = [rival, str(Path(__file__).parent / "data_rival.py"), setting, str(files[-1]), str(model), "-"]
-        told["rival"].append(line(setting, files[-1], run(command)))
+    small, large = (write(folder / f"chat-{size}.jsonl", shared, mb=size) for size in (max(1, mb // 4), mb))
+    runs = [show(what, small, model) for what in ("check", "check + tokenise")]
+    for _ in range(repeat):
+        runs += [show(what, large, model) for what in ("check", "check + tokenise")]
+        for setting in settings if rival else ():
+            command = [rival, str(Path(__file__).parent / "data_rival.py"), setting, str(large), str(model), "-"]
+            runs.append(line(f"rival: {setting}", large, run(command)))
+    told: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "runs": runs}
     if rival:
         told["rows compared"] = compared(folder, model, shared, rival)
         print(f"ids and masks of {told['rows compared']:,} rows are equal")
-        best, ours = min(each["seconds"] for each in told["rival"]), told["luthier"][-1]["seconds"]
-        print(f"best rival / luthier = {best / ours:.2f}")
+        best = min(median(runs, f"rival: {setting}", large) for setting in settings)
+        print(f"best rival / luthier = {best / median(runs, 'luthier: check + tokenise', large):.2f} (medians of {repeat})")
     RESULTS.joinpath("data.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def median(runs: list[dict[str, Any]], what: str, file: Path) -> float:
+    """Of the seconds that something took with a file."""
+    return statistics.median(each["seconds"] for each in runs if each["what"] == what and each["mb"] == round(file.stat().st_size / 1e6, 1))
 
 
 def curve(rows: list[int], folder: Path, model: Path, shared: Path) -> None:

@@ -44,7 +44,7 @@ class Digests:
         """More rows."""
         self.absorb(np.array(rows, np.int64).tobytes(), b"".join(digests))
 
-    def absorb(self, rows: bytes, hashes: bytes) -> None:
+    def absorb(self, rows: bytes, hashes: bytes | memoryview) -> None:
         """The rows of a later part of the file: 8 bytes of number and 16 of hash each."""
         self._hashes += hashes
         self._rows += rows
@@ -107,20 +107,19 @@ class Signatures:
 
     def add(self, row: int, words: str) -> None:
         """One more row; beyond `limit` rows are only counted."""
-        if len(self._rows) >= self.limit:
-            self.passed_over += 1
-            return
-        text = words[:WORDS_BYTES].lower().encode()
-        self._rows.append(row)
-        self._waiting.append(text)
-        self._waiting_bytes += len(text)
-        if self._waiting_bytes >= _BATCH_BYTES:
-            self._flush()
+        self.extend([row], [words])
 
     def extend(self, rows: Sequence[int], words: Sequence[str]) -> None:
         """More rows."""
-        for row, said in zip(rows, words, strict=True):
-            self.add(row, said)
+        room = max(self.limit - len(self._rows), 0)
+        self.passed_over += len(rows[room:])
+        self._rows += rows[:room]
+        for said in words[:room]:
+            text = said[:WORDS_BYTES].lower().encode()
+            self._waiting.append(text)
+            self._waiting_bytes += len(text)
+            if self._waiting_bytes >= _BATCH_BYTES:
+                self._flush()
 
     def _flush(self) -> None:
         if self._waiting:
@@ -172,14 +171,14 @@ def signatures(texts: list[bytes]) -> NDArray[np.uint16]:
     hashes = np.ndarray((windows,), "<u8", joined, strides=(1,)) * np.uint64(0x9E3779B97F4A7C15)
     hashes ^= hashes >> np.uint64(29)
     hashes *= np.uint64(0xBF58476D1CE4E5B9)  # the mixer of splitmix64, shortened by its last round
-    ends = np.cumsum(lengths)
-    owners = np.repeat(np.arange(len(texts)), lengths)[:windows]
-    inside = np.ones(windows, bool)  # a shingle that reaches into the next text belongs to none
+    slots = np.repeat(np.arange(0, len(texts) * BINS, BINS), lengths)[:windows]
+    slots += (hashes >> np.uint64(58)).view(np.int64)
+    ends = np.cumsum(lengths)[:-1]
     for back in range(1, SHINGLE_BYTES):
-        inside[ends[:-1] - back] = False
-    slots = (owners * BINS + (hashes >> np.uint64(58)).astype(np.int64))[inside]
-    table = np.full(len(texts) * BINS, _EMPTY, np.uint32)
-    np.minimum.at(table, slots, (hashes >> np.uint64(26)).astype(np.uint32)[inside] >> np.uint32(1))
+        slots[ends - back] = len(texts) * BINS  # a shingle that reaches into the next text belongs to none
+    table = np.full(len(texts) * BINS + 1, _EMPTY, np.uint32)
+    np.minimum.at(table, slots, (hashes >> np.uint64(27)).astype(np.uint32) & np.uint32(0x7FFFFFFF))
+    table = table[:-1]
     return _densified(table.reshape(-1, BINS))
 
 

@@ -43,19 +43,27 @@ class Cast:
     """One path of a mould.
 
     Attributes:
-        parts: the template's words and, as numbers, holes (``~place`` for a trimmed content).
+        words: the template's words in their places, nothing where a hole is. holes: their places, and which content fills each
+            (``~place``: the trimmed one).
         answers: for each, the number of parts before its opening, the tokens of the opening, the number of parts before its end.
     """
 
-    parts: list[bytes | int] = field(default_factory=list)
+    words: list[bytes] = field(default_factory=list)
+    holes: list[tuple[int, int]] = field(default_factory=list)
     answers: list[tuple[int, tuple[int, ...], int]] = field(default_factory=list)
+
+    def add(self, parts: Sequence[str | int]) -> None:
+        """Append words and holes."""
+        for part in parts:
+            if isinstance(part, int):
+                self.holes.append((len(self.words), part))
+            self.words.append(b"" if isinstance(part, int) else part.encode())
 
     def filled(self, contents: Sequence[str]) -> tuple[bytes, list[int]]:
         """The text, and the bytes before each of its parts and behind the last."""
-        pieces = [
-            part if type(part) is bytes else (contents[part] if part >= 0 else contents[~part].strip()).encode()  # type: ignore[index, operator]
-            for part in self.parts
-        ]
+        pieces = self.words.copy()
+        for place, content in self.holes:
+            pieces[place] = (contents[content] if content >= 0 else contents[~content].strip()).encode()
         return b"".join(pieces), list(accumulate(map(len, pieces), initial=0))
 
 
@@ -137,20 +145,16 @@ def _cast(line: _Line, words: Words) -> Cast | None:
     cast, begun = Cast(), 0
     for start, stop in line.answers:
         *before, last = holes(line.text[begun:start])  # the template's words are first and last in it, if only as nothing
-        opening = str(last).encode()
-        cut = words.last_cut(opening)
+        cut = words.last_cut(str(last))
         if not cut:
             return None
-        cast.parts += [*_known(before), opening[:cut], opening[cut:]]
-        opens = len(cast.parts) - 1
-        cast.parts += _known(holes(line.text[start:stop]))
-        cast.answers.append((opens, tuple(words.alone(opening[cut:])), len(cast.parts)))
+        opening = str(last)[cut:]
+        cast.add([*before, str(last)[:cut], opening])
+        opens = len(cast.words) - 1
+        cast.add(holes(line.text[start:stop]))
+        cast.answers.append((opens, tuple(words.alone(opening)), len(cast.words)))
         begun = stop
     return cast
-
-
-def _known(parts: Sequence[str | int]) -> list[bytes | int]:
-    return [part.encode() if isinstance(part, str) else part for part in parts if part != ""]
 
 
 def _shows_all(turns: dict[int, tuple[str, str]], messages: int) -> bool:

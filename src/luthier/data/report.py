@@ -17,6 +17,7 @@ UNKNOWN = Recognition("unknown", 0.0, "No format fits.")
 KEPT = 1000
 """Problems kept per code; the rest is counted. A million rows with the same fault must not fill the memory."""
 
+PROBLEM = tuple(field.name for field in fields(Problem))
 _BESIDE = ("tokens", "held_out", "lots")
 
 
@@ -85,13 +86,13 @@ class Report:
         """Everything but what lies beside it, as plain fields that `retold` reads."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _BESIDE} | {
             "recognition": asdict(self.recognition),
-            "problems": [asdict(problem) for problem in self.problems],
+            "problems": [[getattr(problem, name) for name in PROBLEM] for problem in self.problems],
         }
 
     @classmethod
     def retold(cls, told: dict[str, Any]) -> Report:
         """What `told` said."""
-        problems = [Problem(**problem) for problem in told["problems"]]
+        problems = [Problem(*problem) for problem in told["problems"]]
         more = {"recognition": Recognition(**told["recognition"]), "problems": problems, "counts": Counter(told["counts"])}
         return cls(**{**told, **more})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,10 @@ from luthier.data.duplicates import BINS, Signatures
 from luthier.data.lots import Lots
 from luthier.data.press import BATCH, Press
 from luthier.data.read import Tally, read
-from luthier.data.report import Report
+from luthier.data.report import PROBLEM, Report
 from luthier.data.rules import broken
 from luthier.data.too_long import Fitted
 from luthier.security import pii
-
-_FIELDS = [field.name for field in fields_of(Problem)]
 
 
 class Scan:
@@ -93,7 +90,7 @@ class Scan:
         """Everything found, as plain fields and as bytes."""
         report, signatures = self.report, self.signatures
         told = {
-            "problems": [[getattr(problem, name) for name in _FIELDS] for problem in report.problems],
+            "problems": [[getattr(problem, name) for name in PROBLEM] for problem in report.problems],
             "rows": report.rows,
             "good": report.good,
             "passed_over": signatures.passed_over if signatures is not None else 0,

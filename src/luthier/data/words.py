@@ -121,16 +121,16 @@ class Words:
         begins[ends[:-1] + 1] = True
         return np.flatnonzero(begins)
 
-    def last_cut(self, text: bytes) -> int:
+    def last_cut(self, text: str) -> int:
         """The last place at which `text` is cut whatever comes before and behind it; 0 where there is none."""
-        if any(match.end() == len(text) for match in (self._added.finditer(text) if self._added else ())):
-            return len(text)
-        begins = self.cuts(text + _GAP, np.array([len(text)]))
-        return int(begins[begins < max(len(text), 1)][-1])
+        content = text.encode()
+        begins = self.cuts(content + _GAP, np.array([len(content)]))
+        added = any(match.end() == len(content) for match in (self._added.finditer(content) if self._added else ()))
+        return len(content[: len(content) if added else int(begins[begins < max(len(content), 1)][-1])].decode())
 
-    def alone(self, text: bytes) -> list[int]:
+    def alone(self, text: str) -> list[int]:
         """Ids of one text, by the library."""
-        return self._encode([text.decode()])[0]
+        return self._encode([text])[0]
 
     def _numbers(self, words: list[bytes]) -> NDArray[np.int64]:
         """The number of each word; new ones are encoded."""
