@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -86,10 +87,12 @@ class Trial:
         self.who = Deputy(LOCAL.name, room.organisation_id, room.id)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """`luthier` with this home and database."""
+        """`luthier` with this home and database, which does not outlive this process."""
+        leash = [found, "--pdeathsig", "KILL"] if (found := shutil.which("setpriv")) else []
+        command = [*leash, sys.executable, "-m", "luthier", *arguments]
         env = {**os.environ, "LUTHIER_HOME": str(self.home), "LUTHIER_DATABASE": self.url}
         with open(self.home / f"{arguments[0]}.log", "ab") as log:
-            return subprocess.Popen([sys.executable, "-m", "luthier", *arguments], env=env, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
 
     def keep_alive(self, api: bool) -> None:
         """Start what is not running."""
