@@ -42,6 +42,9 @@ def test_what_a_kill_leaves_is_cleared(tmp_path):
     half = tmp_path / "checkpoints/.step-000012.77.part"
     half.mkdir(parents=True)
     (half / "weights.safetensors").write_bytes(b"half")
+    (half / ".state.json.77.part").write_text("{")
+    (half / ".inner.77.part").mkdir()
+    (half / ".inner.77.old").mkdir()
     (tmp_path / ".state.json.77.part").write_text("{")
     sweep(tmp_path)
     assert [f.name for f in tmp_path.rglob("*")] == ["checkpoints"]

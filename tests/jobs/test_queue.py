@@ -106,12 +106,24 @@ def test_a_child_that_always_crashes_ends_its_job_but_one_that_gets_on_does_not(
     assert "it ended with 1: no room" in job.error["message"]
 
 
+def test_losses_of_several_kinds_add_up_by_their_shares(service: Service, rows: Any) -> None:
+    """A crash after some kills from outside is still the first crash."""
+    (job_id,) = waiting(service, rows)
+    for _ in range(queue.CRASHED.most):
+        crash(service, job_id, how=queue.KILLED)
+    crash(service, job_id)
+    crash(service, job_id)
+    assert service.job(job_id).state == "queued"
+    crash(service, job_id, how=queue.TROUBLED)
+    assert service.job(job_id).state == "failed"
+
+
 def test_after_a_crash_a_job_waits_longer_each_time_and_lets_others_go_before_it(service: Service, rows: Any) -> None:
     first, second = waiting(service, rows, 2)
     waits = [crash(service, first, how=queue.TROUBLED) for _ in range(3)]
     assert waits == [pytest.approx(wait, abs=2) for wait in (5, 10, 20)]
     release(service.database, take(service), crash="it ended with 3: disk full", how=queue.TROUBLED)
-    assert (service.job(first).state, service.job(first).attempts) == ("queued", 4)
+    assert (service.job(first).state, service.job(first).attempts) == ("queued", 4 * queue.TROUBLED.share)
     assert take(service).job_id == second
     assert claim(service.database, worker_id="worker_a", device="cpu") is None, "it waits"
     assert crash_pause_of_a_kill(service, second) == 0, "who was killed goes on at once"

@@ -164,7 +164,7 @@ def test_a_child_that_is_killed_waits_again_and_one_that_crashes_says_why(
     killed.kill()
     until(lambda: killed not in one.children, looking=one)
     assert any("killed by SIGKILL" in event.message for event in service.events(job_id))
-    assert service.job(job_id).attempts == 1
+    assert service.job(job_id).attempts == queue.KILLED.share
     one.children[0].kill()
 
     def crashing(claim: Claim, *, log: Path, **_: Any) -> Child:

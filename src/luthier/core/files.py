@@ -139,6 +139,8 @@ def sweep(folder: Path) -> None:
     """
     for left in sorted(folder.rglob(".*.part")) + sorted(folder.rglob(".*.old")):
         name = left.name[1:].rsplit(".", 2)[0]
+        if not left.exists():
+            continue  # gone with its folder: files of a half-written folder are written beside as well
         if left.suffix == ".old" and not (left.parent / name).exists():
             os.replace(left, left.parent / name)
         elif left.is_dir():

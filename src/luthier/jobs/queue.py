@@ -31,17 +31,27 @@ CHECKING = "files"
 """The slot in which files are checked: it takes no device, so that bad data is told while another job trains."""
 
 
+PATIENCE = 60
+"""What a job has of it, and has again with every step. Each loss takes its share, so that losses of several kinds add up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """A way to lose a child.
 
     Attributes:
-        most: how often it may happen without a step in between before the job fails. Not for ever: it may be the job's own fault.
+        most: how often it may happen without a step in between before the job fails, a divisor of `PATIENCE`. Not for ever: it may be the
+            job's own fault.
         pause: seconds the job then waits, doubled each time.
     """
 
     most: int
     pause: float
+
+    @property
+    def share(self) -> int:
+        """What it takes of a job's patience."""
+        return PATIENCE // self.most
 
 
 KILLED = Loss(10, 0.0)
@@ -123,14 +133,14 @@ def release(database: Database, mine: Claim, *, crash: str = "", how: Loss = CRA
         job = _mine(session, mine)
         if job is None:
             return
-        job.attempts += bool(crash)
-        if crash and job.attempts >= how.most and job.wanted is None:
-            what = f"The process that did the work ended {job.attempts} times without getting further, at last so: {crash}."
+        job.attempts += how.share if crash else 0
+        if crash and job.attempts >= PATIENCE and job.wanted is None:
+            what = f"The process that did the work ended again and again without getting further, at last so: {crash}."
             move(session, job, "failed", what, level="error", error={"code": "process_lost", "message": what, "param": None})
             return
         _give_back(session, job, f"Its process was lost ({crash}); it goes on from its last checkpoint." if crash else "")
         if crash and how.pause:
-            job.lease_until = time.time() + min(LONGEST_PAUSE, how.pause * 2 ** (job.attempts - 1))
+            job.lease_until = time.time() + min(LONGEST_PAUSE, how.pause * 2 ** (job.attempts / how.share - 1))
 
 
 def recover(database: Database, worker_id: str) -> int:

@@ -21,7 +21,8 @@ class Job(Numbered, Table):
         run: name of the run's folder; empty before the first start.
         request_digest: SHA-256 of key and body, by which a repeated request is known.
         worker_id, device, lease_until, token: who holds it, on which device, until when, and the fencing token, one more at every claim.
-        child: process group of the child on the worker's host. attempts: how often its child was lost since it last came further.
+        child: process group of the child on the worker's host. attempts: patience used up by lost children since it last came further, of
+        `queue.PATIENCE`.
     """
 
     __tablename__ = "jobs"
