@@ -85,6 +85,7 @@ class Example:
         label: the answer as a class name where the data says it is one (a CSV's label column), else empty.
         pair: the second of two texts the row is about, e.g. a premise and a claim. It also stands at the end of the question, behind an
             empty line, for models that read one text.
+        words: those the answer gives a tag each, where it does (`data.readers.tagged`), else empty.
         group: value of the grouping field that keeps related rows on one side of the split, else empty.
     """
 
@@ -97,6 +98,7 @@ class Example:
     text: str = ""
     label: str = ""
     pair: str = ""
+    words: list[str] = field(default_factory=list)
     group: str = ""
 
     @property

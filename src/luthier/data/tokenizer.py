@@ -86,6 +86,11 @@ class Tokenizer:
         self._learn({piece for parts in pieces for piece in parts if piece not in known})
         return [list(chain.from_iterable(map(known.__getitem__, parts))) for parts in pieces]
 
+    def encode_ends(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids of `text`, and behind which character each ends; never falling."""
+        found = self.library.encode(text, add_special_tokens=False)
+        return list(found.ids), [end for _, end in found.offsets]
+
     def warm(self, texts: Sequence[str]) -> None:
         """Encode `texts` in one batch and remember their pieces."""
         self._make_room(REMEMBERED_CHARACTERS)

@@ -1,5 +1,6 @@
-"""A text and the class it belongs to: ``text,label`` columns of a table, or ``{"text": ..., "label": ...}``. The label is the answer.
+"""A text and what it belongs to: ``text,label`` columns of a table, or ``{"text": ..., "label": ...}``. The label is the answer.
 
+A list of labels is answered with commas between them, or as a JSON list where a label has one; a number as its digits.
 A second text beside it (``pair``, ``sentence2``, ``hypothesis`` ...) makes it a row about two, e.g. whether one follows from the other.
 A picture (``image``, ``file_name`` ...: a path, or the picture as a data address) may stand in the place of the text, or before it.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.core.example import MARK, Example, Message, Source
+from luthier.data.json_rows import dumps
 from luthier.data.media import picture
 from luthier.data.plain import PAIRED
 from luthier.data.readers._findings import Findings
@@ -32,7 +34,7 @@ def _first(by_name: dict[str, str], names: tuple[str, ...]) -> str:
 def fits(row: dict[str, Any]) -> float:
     """Rows with a text and a label beside it."""
     text, _, label, image = _columns(row)
-    if not (text or image) or not label or not isinstance(row[label], str | int) or isinstance(row[label], bool):
+    if not (text or image) or not label or not isinstance(row[label], str | int | float | list) or isinstance(row[label], bool):
         return 0.0
     if row.keys() & {"messages", "answer", "output", "completion", "response", "code"}:
         return 0.0
@@ -45,9 +47,15 @@ def example(row: dict[str, Any], source: Source, findings: Findings) -> Example 
     asked = findings.text(row.get(text), text or "text", optional=bool(image))
     seen = picture(row[image], image, source.file, findings) if image else None
     pair = findings.text(row[second], second, optional=True) if second else ""
-    answer = findings.text(row.get(label), label or "label").strip()
+    said = row.get(label)
+    several = [findings.text(one, label).strip() for one in said] if isinstance(said, list) else []
+    answer = _joined(several) if isinstance(said, list) else findings.text(said, label or "label").strip()
     if findings.errors:
         return None
-    question = f"{asked}{PAIRED}{pair}" if pair else asked
+    question, name = f"{asked}{PAIRED}{pair}" if pair else asked, "" if isinstance(said, list | float) else answer
     user = Message("user", question) if seen is None else Message("user", MARK + question, media=(seen,))
-    return Example(source, "chat", [user, Message("assistant", answer)], label=answer, pair=pair)
+    return Example(source, "chat", [user, Message("assistant", answer)], label=name, pair=pair)
+
+
+def _joined(labels: list[str]) -> str:
+    return dumps(labels).decode() if any("," in label for label in labels) or not labels else ", ".join(labels)
