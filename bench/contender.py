@@ -59,10 +59,10 @@ def row(number: int, given: dict) -> Row:
 def referenced(model, rows: list[Row]) -> tuple[Beside, float]:
     """Rows with what the base thinks of them, and the seconds it took for the counted ones."""
     warm = asked.rows_per_step * asked.warm_steps
-    found = observed(model, rows, range(warm))
+    before = observed(model, rows, range(warm))["reference"]
     start = time.perf_counter()
-    found += observed(model, rows, range(warm, len(rows)))  # 0 for the others
-    return Beside(rows, {"reference": found}), time.perf_counter() - start
+    counted = observed(model, rows, range(warm, len(rows)))["reference"]
+    return Beside(rows, {"reference": before + counted}), time.perf_counter() - start  # each is 0 where the other is not
 
 
 keep_memory()

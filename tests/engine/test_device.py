@@ -43,7 +43,7 @@ def test_a_forest_is_computed_on_the_card_without_waiting_for_it(tiny_model, bus
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(flex, "_kernel", lambda _: dense)
     monkeypatch.setattr(LowRank, "begin", lambda *_, **__: None)
-    model, rows = tiny_model(dtype="bfloat16"), list(Blank(bushy_rows(), {"reference": ()}))
+    model, rows = tiny_model(dtype="bfloat16"), list(Blank(bushy_rows(), {"reference": ((), np.float32)}))
     model.network.to(CARD)
     method = lora.Method()
     method.attach(model)

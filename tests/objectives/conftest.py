@@ -17,8 +17,24 @@ from transformers import AutoModelForCausalLM
 
 from luthier.core.example import Source
 from luthier.core.sequence import Row, Sequence
+from luthier.data.said import Answer
 
 LABELS = {"parcel": "Where is my parcel?", "refund": "I want my money back.", "broken": "It arrived broken.", "hours": "When do you open?"}
+
+
+class Known:
+    """Answers by the number of the row, in the place of those of a file."""
+
+    def __init__(self, said: list[str], words: list[list[str]]) -> None:
+        self.said, self.words = said, words
+
+    def of(self, source: Source) -> Answer:
+        place = source.row - 1
+        return Answer(self.said[place], tuple(self.words[place]))
+
+
+WORDLESS = Known([""] * 100, [[]] * 100)
+"""Rows without a tag for every word: their answers are read off the tokens."""
 
 
 @pytest.fixture(autouse=True)
@@ -96,5 +112,7 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tickets.jsonl").write_text("\n".join(map(json.dumps, chats)))
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     (tmp_path / "judged.jsonl").write_text("\n".join(map(json.dumps, judged)))
+    together = [{"anchor": row["prompt"], "positive": f"About {i}: {row['chosen']}"} for i, row in enumerate(pairs)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, together)))
     (tmp_path / "stories.txt").write_text("\n\n".join(texts))
     return tmp_path

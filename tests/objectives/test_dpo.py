@@ -45,7 +45,7 @@ def pair_loss(policy: torch.nn.Module, base: torch.nn.Module, row: Row, options:
 
 
 def with_reference(model: Any, rows: list[Row]) -> Beside:
-    return Beside(rows, {"reference": observed(model, rows, range(len(rows)))})
+    return Beside(rows, observed(model, rows, range(len(rows))))
 
 
 def moved(model: Any, by: float = 0.05) -> None:
@@ -139,7 +139,7 @@ def test_the_reference_is_what_plain_transformers_says_of_the_base(tiny_model: A
 
 def test_rows_that_are_not_asked_for_are_not_read(tiny_model: Any, pair_rows: Any) -> None:
     model, rows = tiny_model(), pair_rows()
-    some = Beside(rows, {"reference": observed(model, rows, [1, 4])})
+    some = Beside(rows, observed(model, rows, [1, 4]))
     known = [np.concatenate([s.beside["reference"] for s in row.sequences]).any() for row in some]
     assert [i for i, there in enumerate(known) if there] == [1, 4]
 

@@ -25,6 +25,8 @@ from luthier.methods._headed import Headed
 from luthier.models.predictor import Meaning, Predictor
 from luthier.objectives import predict
 
+from .conftest import WORDLESS, Known
+
 TRAIN = TrainSpec(epochs=1, rows_per_step=8, learning_rate=1e-3)
 WORDS = ("red", "green", "blue", "grey")
 SAID: dict[str, list[str]] = {
@@ -45,9 +47,9 @@ def rows_of(renderer: Any, said: list[str]) -> list[Row]:
     return made
 
 
-def settled(rows: list[Row], renderer: Any, **options: Any) -> predict.Objective:
+def settled(rows: list[Row], renderer: Any, answers: Known | None = None, **options: Any) -> predict.Objective:
     asked = predict.Options(**options)
-    found, _ = predict.Objective(asked).settle(rows, [], renderer)
+    found, _ = predict.Objective(asked).settle(rows, [], renderer, answers or WORDLESS)
     return predict.Objective(predict.Options(**{**asked.model_dump(), **found}))
 
 
@@ -85,7 +87,7 @@ def test_loss_and_gradients_equal_the_formula_row_by_row(
     objective = settled(rows, tiny_renderer, kind=kind, label_smoothing=smoothing)
     network = twin(model)
     method = headed(model, objective, full.Method())
-    laid = objective.lay(rows, tiny_renderer)
+    laid = objective.lay(rows, tiny_renderer, WORDLESS)
     engine = Session(model, method, objective, rows=laid, train=TRAIN.model_copy(update={"tokens_per_pack": budget}))
     found, weight = engine.gradient(planned(list(laid), budget))
     total = torch.zeros(())
@@ -108,21 +110,23 @@ def test_balanced_classes_weigh_alike(tiny_renderer: Any) -> None:
     rows = rows_of(tiny_renderer, SAID["class"])
     objective = settled(rows, tiny_renderer, class_weights="balanced")
     weights: dict[str, float] = {}
-    for row, text in zip(objective.lay(rows, tiny_renderer), SAID["class"], strict=True):
+    for row, text in zip(objective.lay(rows, tiny_renderer, WORDLESS), SAID["class"], strict=True):
         weights[text] = weights.get(text, 0) + float(row.sequences[0].weights.sum())
     assert weights == pytest.approx(dict.fromkeys(("good", "bad", "mixed"), 2.0))
 
 
 def test_what_is_not_said_is_derived_and_told(tiny_renderer: Any) -> None:
     said = ["yes", "no"] * 4
-    found, told = predict.Objective().settle(rows_of(tiny_renderer, said), rows_of(tiny_renderer, ["perhaps"]), tiny_renderer)
+    rows = rows_of(tiny_renderer, [*said, "perhaps"])
+    found, told = predict.Objective().settle(rows[:8], rows[8:], tiny_renderer, WORDLESS)
     assert found == {"kind": "class", "labels": ["no", "perhaps", "yes"], "spread": [0.0, 1.0]}
     assert told == ["objective.kind class: 8 answers, 2 different", "objective.labels: 3, no, perhaps, yes"]
     numbers = [str(i * 1.5) for i in range(30)]
-    found, told = predict.Objective().settle(rows_of(tiny_renderer, numbers), [], tiny_renderer)  # type: ignore[arg-type]
+    found, told = predict.Objective().settle(rows_of(tiny_renderer, numbers), [], tiny_renderer, WORDLESS)  # type: ignore[arg-type]
     assert found["kind"] == "number"
     assert found["spread"] == pytest.approx([np.mean([i * 1.5 for i in range(30)]), np.std([i * 1.5 for i in range(30)])])
-    grades = predict.Objective(predict.Options(kind="ordinal")).settle(rows_of(tiny_renderer, ["10", "9", "2"]), [], tiny_renderer)  # type: ignore[arg-type]
+    order = ["10", "9", "2"]
+    grades = predict.Objective(predict.Options(kind="ordinal")).settle(rows_of(tiny_renderer, order), [], tiny_renderer, WORDLESS)  # type: ignore[arg-type]
     assert grades[0]["labels"] == ["2", "9", "10"], "numbers in their order"
 
 
@@ -132,12 +136,13 @@ def test_one_label_is_nothing_to_tell_apart(tiny_renderer: Any) -> None:
 
 
 def test_an_answer_the_head_cannot_say_names_its_row(tiny_renderer: Any) -> None:
-    rows = rows_of(tiny_renderer, ["yes", "no", "perhaps"])
+    said = ["yes", "no", "perhaps"]
+    rows = rows_of(tiny_renderer, said)
     objective = settled(rows[:2], tiny_renderer)
     with pytest.raises(
         DataError, match=r"rows row 3: The answer 'perhaps' is nothing the head could say: 'perhaps' is none of the 2 labels"
     ):
-        list(objective.lay(rows, tiny_renderer))
+        list(objective.lay(rows, tiny_renderer, WORDLESS))
 
 
 READ: list[tuple[Meaning, list[list[float]], list[Any]]] = [
@@ -155,7 +160,7 @@ def test_outputs_are_read_as_they_are_meant(meaning: Meaning, outputs: list[list
     assert predictor.read(torch.tensor(outputs)) == said
     if meaning.kind in ("class", "ordinal"):
         torch.testing.assert_close(predictor.probabilities(torch.tensor(outputs)).sum(-1), torch.ones(len(outputs)))
-        predictor.calibrated(3.0)
+        predictor.finish(temperature=3.0, usual="a")
         assert predictor.read(torch.tensor(outputs)) == said, "a temperature changes how sure, not what"
 
 
@@ -166,7 +171,7 @@ def test_a_head_comes_back_with_its_weights_and_is_missed_when_it_is_gone(
     model, rows = tiny_model(), rows_of(tiny_renderer, SAID["class"])
     objective = settled(rows, tiny_renderer)
     method = headed(model, objective, kind.Method())
-    engine = Session(model, method, objective, rows=objective.lay(rows, tiny_renderer), train=TRAIN)
+    engine = Session(model, method, objective, rows=objective.lay(rows, tiny_renderer, WORDLESS), train=TRAIN)
     engine.advance()
     folder = tmp_path / method.folder_name
     method.save(model, folder)
@@ -183,7 +188,7 @@ def test_a_head_comes_back_with_its_weights_and_is_missed_when_it_is_gone(
 
 
 def outputs(model: Any, objective: predict.Objective, rows: list[Row]) -> torch.Tensor:
-    (pack,) = planned(list(objective.lay(rows, model.renderer)), 10_000).packs
+    (pack,) = planned(list(objective.lay(rows, model.renderer, WORDLESS)), 10_000).packs
     with torch.no_grad():
         return Forest(model, pack).outputs()
 
@@ -218,13 +223,13 @@ def test_states_that_lie_beside_the_rows_are_not_computed_again(tiny_model: Any,
     model, rows = tiny_model(), rows_of(tiny_renderer, SAID["class"])
     objective = settled(rows, tiny_renderer)
     model.predictor = Predictor(32, objective.meaning, seed=5)  # type: ignore[arg-type]
-    laid = objective.lay(rows, tiny_renderer)
+    laid = objective.lay(rows, tiny_renderer, WORDLESS)
     (pack,) = planned(list(laid), 10_000).packs
     wanted = objective.loss(Forest(model, pack))
     wanted.backward()
     gradient = model.predictor.weight.grad.clone()
     model.predictor.weight.grad = None
-    known = Beside(laid, {STATE: observed(model, laid, range(len(laid)), lambda forest: forest.states_ND)})
+    known = Beside(laid, observed(model, laid, range(len(laid)), lambda forest: {STATE: forest.states_ND}))
     model.network = torch.nn.Linear(1, 1)  # says where numbers lie, and nothing else
     (pack,) = planned(list(known), 10_000).packs
     known = {"embedding": staticmethod(lambda _: torch.nn.Embedding(1, 32)), "summary": staticmethod(lambda _, states, words: states)}
@@ -233,3 +238,60 @@ def test_states_that_lie_beside_the_rows_are_not_computed_again(tiny_model: Any,
     found.backward()
     assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
     torch.testing.assert_close(model.predictor.weight.grad, gradient)
+
+
+WORDS_OF = [["Anna", "Pavlova", "flew", "home"], ["Rain", "in", "Łódź"], ["Élan", "x"]]
+TAGS_OF = ["B-PER I-PER O O", "O O B-LOC", "O O"]
+
+
+def laid_as_chat(renderer: Any) -> list[Row]:
+    """Rows of words and tags as their table has them."""
+    return [
+        Row(
+            Source("rows", i + 1),
+            renderer.render(Example(Source("rows", i + 1), messages=[Message("user", " ".join(words)), Message("assistant", tags)])),
+        )
+        for i, (words, tags) in enumerate(zip(WORDS_OF, TAGS_OF, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("budget", [30, 100_000])
+def test_tags_are_read_at_the_last_token_of_each_word(tiny_model: Any, twin: Any, tiny_renderer: Any, budget: int) -> None:
+    model, answers = tiny_model(), Known(TAGS_OF, WORDS_OF)
+    rows = laid_as_chat(tiny_renderer)
+    objective = settled(laid_as_chat(tiny_renderer), tiny_renderer, answers)
+    assert objective.options.kind == "tags"
+    assert objective.options.labels == ["B-LOC", "B-PER", "I-PER", "O"]
+    network = twin(model)
+    method = headed(model, objective, full.Method())
+    laid = objective.lay(rows, tiny_renderer, answers)
+    engine = Session(model, method, objective, rows=laid, train=TRAIN.model_copy(update={"tokens_per_pack": budget}))
+    found, weight = engine.gradient(planned(list(laid), budget))
+    assert weight == 9
+    head = Predictor(32, objective.meaning, seed=5)  # type: ignore[arg-type]
+    losses = []
+    for words, tags in zip(WORDS_OF, TAGS_OF, strict=True):
+        for count, tag in enumerate(tags.split(" "), 1):
+            tokens = torch.tensor([tiny_renderer.encode(" ".join(words[:count]))])
+            state = network.base_model(input_ids=tokens).last_hidden_state[0, -1:]
+            losses.append(F.cross_entropy(head(state), torch.tensor([objective.options.labels.index(tag)])))
+    wanted = torch.stack(losses).mean()
+    wanted.backward()
+    assert found == pytest.approx(wanted.item(), rel=1e-5)
+    torch.testing.assert_close(model.predictor.weight.grad, head.weight.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["tok_gpt2", "tok_bert"])
+def test_words_end_where_published_tokenizers_end_them(shared: Path, name: str) -> None:
+    """Byte-level pieces and word pieces, letters of several bytes included."""
+    from luthier.data.tokenizer import Tokenizer
+
+    file = next((shared / "data" / name).rglob("tokenizer.json"), None)
+    if file is None:
+        pytest.skip(f"{name} has no tokenizer.json")
+    tokenizer = Tokenizer.load(file.parent)
+    words = ["Anna", "Pavlova's", "Łódź", "—", "naïve", "end."]
+    ids, ends = tokenizer.encode_ends(" ".join(words))
+    assert ids == tokenizer.encode(" ".join(words))
+    borders = np.cumsum([len(word) + 1 for word in words]) - 1
+    assert set(borders.tolist()) <= set(ends)

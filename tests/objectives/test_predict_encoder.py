@@ -19,6 +19,8 @@ from luthier.methods._headed import Headed
 from luthier.models.predictor import Predictor
 from luthier.objectives import predict
 
+from .conftest import WORDLESS
+
 TRAIN = TrainSpec(epochs=1, rows_per_step=8, learning_rate=1e-3)
 LABELS = ["bad", "good", "odd"]
 TYPES = {
@@ -52,7 +54,7 @@ def rows_of(renderer: Any) -> list[Row]:
 
 
 def asked(rows: list[Row], renderer: Any) -> predict.Objective:
-    found, _ = predict.Objective(predict.Options()).settle(rows, [], renderer)
+    found, _ = predict.Objective(predict.Options()).settle(rows, [], renderer, WORDLESS)
     return predict.Objective(predict.Options(**found))
 
 
@@ -74,7 +76,7 @@ def test_loss_and_gradients_equal_transformers_classifier(kind: str, budget: int
     assert objective.meaning is not None
     model.predictor = Predictor(32, objective.meaning, seed=5)
     model.predictor.begin_as(own)
-    laid = objective.lay(rows, plain_renderer)
+    laid = objective.lay(rows, plain_renderer, WORDLESS)
     session = Session(model, Headed(method), objective, rows=laid, train=TRAIN.model_copy(update={"tokens_per_pack": budget}))
     plan = planned(list(laid), budget)
     assert (len(plan.packs) > 1) == (budget == 60)
@@ -101,7 +103,7 @@ def test_an_encoder_learns_its_rows(method: Any, tiny_encoder: Any, plain_render
     objective = asked(rows, plain_renderer)
     method.attach(model, seed=0)
     model.predictor = Predictor(32, objective.meaning, seed=5)  # type: ignore[arg-type]
-    laid = objective.lay(rows, plain_renderer)
+    laid = objective.lay(rows, plain_renderer, WORDLESS)
     train = TRAIN.model_copy(update={"epochs": 30, "learning_rate": 1e-2})
     session = Session(model, Headed(method), objective, rows=laid, train=train)
     losses = [session.advance().loss for _ in range(session.steps)]

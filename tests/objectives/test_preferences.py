@@ -96,8 +96,8 @@ def test_kto_takes_the_step_s_own_estimate_of_the_distance(tiny_model: Any, pair
     model, rows = tiny_model(), judged(pair_rows())
     objective = kto.Objective(kto.Options(beta=0.3, desirable=1.2, undesirable=0.7))
     base = twin(model)
-    crossed = objective.lay(rows, model.renderer)
-    known = Beside(crossed, {"reference": observed(model, crossed, range(len(rows)))})
+    crossed = objective.lay(rows, model.renderer, None)
+    known = Beside(crossed, observed(model, crossed, range(len(rows))))
     method = full.Method()
     method.attach(model)
     generator = torch.Generator().manual_seed(3)
@@ -131,7 +131,7 @@ def test_kto_takes_the_step_s_own_estimate_of_the_distance(tiny_model: Any, pair
 
 
 def test_kto_lays_other_answers_aside(pair_rows: Any) -> None:
-    rows = list(kto.Objective().lay(judged(pair_rows()), None))  # type: ignore[arg-type]
+    rows = list(kto.Objective().lay(judged(pair_rows()), None, None))  # type: ignore[arg-type]
     plan = planned(rows, 1000, per="row", aside="elsewhere")
     assert plan.weight == len(rows)
     assert {part for pack in plan.packs for part in pack.parts} == {"chosen", "rejected"}
@@ -155,7 +155,7 @@ def test_a_reward_model_scores_the_last_word_of_each_answer(tiny_model: Any, pai
         losses.append(-F.logsigmoid(scores["chosen"] - scores["rejected"]) + 0.2 * (scores["chosen"] + scores["rejected"]) ** 2)
     wanted = torch.stack(losses).mean()  # trl/trainer/reward_trainer.py, with center_rewards_coefficient
     wanted.backward()
-    found = gradient(model, objective, objective.lay(rows, model.renderer), budget, Headed(method))
+    found = gradient(model, objective, objective.lay(rows, model.renderer, None), budget, Headed(method))
     assert found == pytest.approx(wanted.item(), rel=2e-5)
     torch.testing.assert_close(model.predictor.weight.grad, head.weight.grad, rtol=1e-4, atol=1e-6)
     same_gradients(model, network)

@@ -17,6 +17,7 @@ from luthier.engine.forest import Forest
 from luthier.engine.pack import packs
 from luthier.engine.score import ROWS_AT_ONCE
 from luthier.engine.session import TOKENS_PER_PACK
+from luthier.engine.tree import Pack
 from luthier.models.model import Model
 
 
@@ -51,10 +52,10 @@ class Blank:
     """Rows with zeros in the place of what will be known: for planning, where only sizes count (implements `core.sequence.Rows`).
 
     Args:
-        known: by name, the shape of a value.
+        known: by name, the shape and number format of a value.
     """
 
-    def __init__(self, rows: Rows, known: dict[str, tuple[int, ...]]) -> None:
+    def __init__(self, rows: Rows, known: dict[str, tuple[tuple[int, ...], Any]]) -> None:
         self.rows, self.known = rows, known
 
     def __len__(self) -> int:
@@ -63,7 +64,7 @@ class Blank:
     def __getitem__(self, index: int, /) -> Row:
         row = self.rows[index]
         counts = [np.count_nonzero(sequence.weights) for sequence in row.sequences]
-        blank = [{name: np.zeros((count, *shape), np.float32) for name, shape in self.known.items()} for count in counts]
+        blank = [{name: np.zeros((count, *shape), kind) for name, (shape, kind) in self.known.items()} for count in counts]
         return Row(row.source, [_with(sequence, known) for sequence, known in zip(row.sequences, blank, strict=True)])
 
     def __iter__(self) -> Iterator[Row]:
@@ -80,26 +81,39 @@ def starts(rows: Rows) -> NDArray[np.int64]:
     return np.cumsum([0, *counts])
 
 
+Read = Callable[[Forest], dict[str, Tensor]]
+"""What is looked at in a forest, ``[N, ...]`` each, by name."""
+
+Make = Callable[[str, tuple[int, ...], Any], NDArray[Any]]
+"""An array of zeros by name, shape and number format: in memory, or in a file."""
+
+
+def reference(forest: Forest) -> dict[str, Tensor]:
+    """Log-probability of every learned token."""
+    return {"reference": forest.logprobs()}
+
+
 @torch.no_grad()
 def observed(
     model: Model,
     rows: Rows,
     wanted: Many[int],
-    read: Callable[[Forest], Tensor] = Forest.logprobs,
+    read: Read = reference,
     *,
+    make: Make = lambda _, shape, kind: np.zeros(shape, kind),
     budget: int = TOKENS_PER_PACK,
     on_progress: Callable[[int], None] | None = None,
-) -> NDArray[np.float32]:
+) -> dict[str, NDArray[Any]]:
     """What `model`, as it is, makes of every learned token of the `wanted` rows; 0 for all other rows.
 
     What comes out depends on the rows and the budget alone, to the last bit: a resumed run finds the same.
 
     Args:
-        read: what is looked at, ``[N, ...]`` of a forest: log-probabilities, unless said otherwise.
+        read: what is looked at: log-probabilities, unless said otherwise. make: where it is put.
         budget: tokens laid out at once. on_progress: hears the rows done.
     """
     model.network.eval()
-    begins, found = starts(rows), np.zeros(0, np.float32)
+    begins, found = starts(rows), dict[str, NDArray[Any]]()
     for first in range(0, len(wanted), ROWS_AT_ONCE):
         chosen = wanted[first : first + ROWS_AT_ONCE]
         several = [rows[i] for i in chosen]
@@ -108,11 +122,18 @@ def observed(
             within = np.cumsum([0, *(np.count_nonzero(s.weights) for s in row.sequences)])
             places += (begins[i] + within[:-1]).tolist()
         for pack in packs(several, budget):
-            values = read(Forest(model, pack)).float().cpu().numpy()
-            found = found if len(found) else np.zeros((begins[-1], *values.shape[1:]), np.float32)
-            for member in pack.members:
-                mine = pack.sequences_N == member  # planting keeps each sequence's learned tokens in order
-                found[places[member] : places[member] + mine.sum()] = values[mine]
+            for name, values in read(Forest(model, pack)).items():
+                _put(found, name, values, pack, places, begins[-1], make)
         if on_progress:
             on_progress(first + len(chosen))
     return found
+
+
+def _put(found: dict[str, NDArray[Any]], name: str, values: Tensor, pack: Pack, places: list[int], total: int, make: Make) -> None:
+    """Spread what a forest says over the rows it belongs to."""
+    values_N = (values.to(torch.int32) if values.dtype == torch.int64 else values.float()).cpu().numpy()
+    if name not in found:
+        found[name] = make(name, (total, *values_N.shape[1:]), values_N.dtype)
+    for member in pack.members:
+        mine = pack.sequences_N == member  # planting keeps each sequence's learned tokens in order
+        found[name][places[member] : places[member] + mine.sum()] = values_N[mine]

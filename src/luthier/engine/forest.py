@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from luthier.engine.loss import logprobs, weighted_loss
+from luthier.engine.loss import choices, logprobs, top, weighted_loss
 from luthier.engine.tree import Pack
 from luthier.models.device import send
 from luthier.models.model import Model
@@ -58,6 +58,14 @@ class Forest:
         head_VD, softcap = self.model.head().weight, self.model.softcap
         return weighted_loss(self.states_ND, head_VD, self.targets_N, self.weights_N, softcap=softcap)[0]
 
+    def choices(self, ids_NK: Tensor, *, temperature: float = 1.0) -> Tensor:
+        """Log-probabilities of given tokens at every learned pair's state, float32 ``[N, K]``, differentiable."""
+        return choices(self.states_ND, self.model.head().weight, ids_NK, temperature=temperature)
+
+    def top(self, count: int, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The likeliest tokens of every learned pair's state: ids and log-probabilities, ``[N, K]``."""
+        return top(self.states_ND, self.model.head().weight, count, temperature=temperature)
+
     def outputs(self) -> Tensor:
         """What the model's predictor says of every learned pair's state, float32 ``[N, C]``, differentiable."""
         assert self.model.predictor is not None, "an objective that predicts wants a model with a predictor"
@@ -68,18 +76,23 @@ class Forest:
         """What is known of the learned pairs under this name (`Sequence.beside`), ``[N, ...]``."""
         return send(self.pack.beside[name], self.model.device)
 
+    @cached_property
+    def rows(self) -> Tensor:
+        """Numbers of the forest's P rows within the step, ascending, ``[P]``."""
+        return torch.tensor(sorted(set(self.pack.owners)))
+
     def total(self, values_N: Tensor, part: str = "") -> Tensor:
-        """Sum of `values_N` within each row of the forest, ``[P]``, rows in the order of the step.
+        """Sum of `values_N` within each row of the forest, ``[P]`` (or ``[P, ...]``), rows in the order of the step.
 
         Args:
             part: only the pairs of the row's paths that are called so (``chosen``, ``rejected``); all of them when empty.
         """
-        rows = sorted(set(self.pack.owners))
+        rows = self.rows.tolist()
         places_M = np.searchsorted(rows, self.pack.owners)
         if part:
             places_M = np.where(np.array(self.pack.parts) == part, places_M, len(rows))  # the others are summed where nobody looks
         place_N = send(places_M[self.pack.places_N()], values_N.device)
-        sums = torch.zeros(len(rows) + 1, dtype=values_N.dtype, device=values_N.device)
+        sums = torch.zeros(len(rows) + 1, *values_N.shape[1:], dtype=values_N.dtype, device=values_N.device)
         return sums.index_add(0, place_N, values_N)[: len(rows)]
 
 

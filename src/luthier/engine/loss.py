@@ -95,6 +95,35 @@ class _WeightedLoss(torch.autograd.Function):
         return _scaled(gradient.states_ND, grad), None if weight_VD is None else _scaled(weight_VD, grad), None, None, None
 
 
+class _Choices(torch.autograd.Function):
+    """Log-probabilities of K given tokens a state, at a temperature; the softmax is computed again in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, states_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, temperature: float) -> Tensor:
+        ctx.save_for_backward(states_ND, weight_VD, ids_NK)
+        ctx.temperature, found = temperature, []
+        for start in range(0, len(ids_NK), _chunk(states_ND.device)):
+            chunk = slice(start, start + _chunk(states_ND.device))
+            logits_CV = F.linear(states_ND[chunk], weight_VD).float() / temperature
+            found.append(logits_CV.gather(1, ids_NK[chunk]) - logits_CV.logsumexp(-1, keepdim=True))
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, grad_NK: Tensor) -> tuple[Tensor | None, ...]:
+        states_ND, weight_VD, ids_NK = ctx.saved_tensors
+        grad_ND = torch.empty_like(states_ND)
+        grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for start in range(0, len(ids_NK), _chunk(states_ND.device)):
+            chunk = slice(start, start + _chunk(states_ND.device))
+            p_CV = (F.linear(states_ND[chunk], weight_VD).float() / ctx.temperature).softmax(-1)
+            slope_CV = p_CV.mul_(-grad_NK[chunk].sum(-1, keepdim=True)).scatter_add_(1, ids_NK[chunk], grad_NK[chunk])
+            slope_CV = slope_CV.div_(ctx.temperature).to(weight_VD.dtype)
+            grad_ND[chunk] = slope_CV @ weight_VD
+            if grad_VD is not None:
+                grad_VD += (slope_CV.t() @ states_ND[chunk]).float()
+        return grad_ND, None if grad_VD is None else grad_VD.to(weight_VD.dtype), None, None
+
+
 class _Gradient:
     """Collects the gradient of ``sum(w * cross_entropy)`` chunk by chunk."""
 
@@ -183,3 +212,20 @@ def weighted_loss(
         return states_ND.sum().float() * 0, states_ND.new_zeros(0, dtype=torch.float32)
     result: tuple[Tensor, Tensor] = _WeightedLoss.apply(states_ND, weight_VD, targets_N, weights_N, softcap)  # type: ignore[no-untyped-call]
     return result
+
+
+def choices(states_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Float32 log-probabilities ``[N, K]`` of given tokens under ``softmax(scores / temperature)``, differentiable in states and head."""
+    result: Tensor = _Choices.apply(states_ND, weight_VD, ids_NK, temperature)  # type: ignore[no-untyped-call]
+    return result
+
+
+@torch.no_grad()
+def top(states_ND: Tensor, weight_VD: Tensor, count: int, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The `count` likeliest tokens of each state, likeliest first: ids ``[N, K]`` and log-probabilities ``[N, K]``, float32."""
+    ids, logprobs = [], []
+    for states_CD in states_ND.split(_chunk(states_ND.device)):
+        found = (F.linear(states_CD, weight_VD).float() / temperature).log_softmax(-1).topk(count)
+        ids.append(found.indices)
+        logprobs.append(found.values)
+    return torch.cat(ids), torch.cat(logprobs)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from luthier.core.example import Source
 from luthier.core.sequence import Row, Sequence
-from luthier.engine.forest import states
+from luthier.engine.forest import Forest, states
 from luthier.engine.loss import CHUNK
 from luthier.engine.pack import packs
 from luthier.engine.session import TOKENS_PER_PACK
@@ -92,3 +92,18 @@ def _score_pack(model: Model, pack: Pack) -> tuple[NDArray[np.float32], NDArray[
         logprobs.append(logits_CV.gather(1, targets_C[:, None]).squeeze(1) - logits_CV.logsumexp(-1))
         hits.append(logits_CV.argmax(-1) == targets_C)
     return torch.cat(logprobs).cpu().numpy(), torch.cat(hits).cpu().numpy()
+
+
+def outputs(model: Model, sequences: Many[Sequence], *, budget: int = TOKENS_PER_PACK) -> list[NDArray[np.float32]]:
+    """What the model's predictor says at every learned place of each sequence, ``[L, C]``, in the order given."""
+    model.network.eval()
+    found: list[NDArray[np.float32]] = []
+    for first in range(0, len(sequences), ROWS_AT_ONCE):
+        part = [Row(_NOWHERE, [sequence]) for sequence in sequences[first : first + ROWS_AT_ONCE]]
+        said: dict[int, NDArray[np.float32]] = {}
+        for pack in packs(part, budget):
+            with torch.no_grad():
+                outputs_NC = Forest(model, pack).outputs().cpu().numpy()
+            said |= {member: outputs_NC[pack.sequences_N == member] for member in pack.members}
+        found += [said[place] for place in range(len(part))]
+    return found

@@ -53,6 +53,18 @@ class Method(Protocol):
     def load_state(self, model: Model, state: dict[str, Tensor]) -> None: ...
 
 
+class Rollouts(Protocol):
+    """Whoever makes the rows of a step anew from its prompts, with the weights as they are (``jobs/rollouts.py``)."""
+
+    def rows(self, step: int, chosen: list[int]) -> list[Row]:
+        """The rows in the place of those of these numbers."""
+        ...
+
+    def look(self) -> float:
+        """What held-out prompts say; lower is better."""
+        ...
+
+
 class Session:
     """One run of the loop in memory.
 
@@ -63,6 +75,7 @@ class Session:
 
     Attributes:
         team: the processes that take each step together; alone until told otherwise.
+        rollouts: makes rows anew at each step; None where rows are learned as they are.
     """
 
     def __init__(
@@ -79,6 +92,7 @@ class Session:
         self.ahead = Ahead(self._plan, self.steps)
         recompute(model, train.recompute is True)
         self.team: Alone | Team = Alone()
+        self.rollouts: Rollouts | None = None
 
     def advance(self) -> Stepped:
         """Do one optimiser step.
@@ -88,7 +102,7 @@ class Session:
         """
         start = time.perf_counter()
         self.team.say(Command.ADVANCE)
-        plan = self.ahead.take(self.step, self.step_budget)
+        plan = self._fresh(self.step) if self.rollouts else self.ahead.take(self.step, self.step_budget)
         self.model.network.train()
         rate = share(self.step, steps=self.steps, train=self.train)
         self.optimiser.begin(rate, clip=self.train.clip, progress=self.step / self.steps)
@@ -148,7 +162,7 @@ class Session:
     def loss(self, pack: Pack, *, keep_gradient: bool = True, surveyed: Tensor | None = None) -> Tensor:
         """Summed loss of one forest; without a survey, as if it had found nothing."""
         if surveyed is None:
-            surveyed = nothing(self.objective, len(set(pack.owners)), self.model)
+            surveyed = nothing(self.objective, max(pack.owners) + 1, self.model)
         with torch.set_grad_enabled(keep_gradient):
             return self.objective.loss(Forest(self.model, pack, surveyed))
 
@@ -163,6 +177,8 @@ class Session:
     def validate(self) -> float:
         """Mean held-out loss per learned weight, or per row, with the weights as they are."""
         assert self.valid is not None and len(self.valid), "there are no held-out rows"
+        if self.rollouts is not None:
+            return self.rollouts.look()
         self.team.say(Command.VALIDATE)
         self.model.network.eval()
         size = self.train.rows_per_step if isinstance(self.train.rows_per_step, int) else 8
@@ -178,6 +194,10 @@ class Session:
 
     def _plan(self, step: int, budget: int) -> Plan:
         return self._planned([self.rows[i] for i in self.order.rows(step)], budget)
+
+    def _fresh(self, step: int) -> Plan:
+        assert self.rollouts is not None
+        return self._planned(self.rollouts.rows(step, self.order.rows(step)), self.step_budget)
 
     def _planned(self, rows: list[Row], budget: int) -> Plan:
         aside = self.objective.aside if isinstance(self.objective, Surveys) else ""

@@ -44,4 +44,4 @@ def nothing(objective: object, rows: int, model: Model) -> Tensor | None:
 def survey(objective: Surveys, model: Model, packs: Iterable[Pack], found: Tensor) -> None:
     """Add what these forests say to `found`."""
     for pack in packs:
-        found += objective.survey(Forest(model, pack))
+        found += objective.survey(Forest(model, pack, found))

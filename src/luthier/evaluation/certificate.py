@@ -10,6 +10,7 @@ tie does not throw all later tokens off - and each log-probability is compared.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from luthier import __version__
 from luthier.core.errors import ResultError, StorageError
 from luthier.core.example import Example, Medium, Message, Source
 from luthier.core.files import write_json
-from luthier.core.sequence import Pictured, Sequence
+from luthier.core.sequence import Pictured, Row, Sequence
 from luthier.data.render import Renderer
 from luthier.engine.score import score
+from luthier.evaluation import certified_heads
 from luthier.evaluation.questions import before_last_answer
 from luthier.inference.generate import Generation, generate
 from luthier.inference.sides import SIDES, Method, Sides
@@ -61,31 +63,47 @@ class Replay:
     first_choices: float
 
 
-def write(model: Model, method: Method | None, probes: list[Example], folder: Path) -> dict[str, Any]:
+def write(model: Model, method: Method | None, probes: list[Example], folder: Path, *, rows: Iterable[Row] = ()) -> dict[str, Any]:
     """Certify what `model` says now; ``folder/certificate.json``. Probes whose prompt fills the context are left out.
+
+    Args:
+        rows: for a model with a head, the probes as it reads them.
 
     Returns:
         the certificate, as written.
     """
+    content = {"version": VERSION, "luthier": __version__, "dtype": _dtype(model), "renderer": model.renderer.fingerprint}
+    content |= _written(model, method, probes) if model.predictor is None else _said(model, method, probes, list(rows))
+    write_json(folder / "certificate.json", content)
+    return content
+
+
+def _said(model: Model, method: Method | None, probes: list[Example], rows: list[Row]) -> dict[str, Any]:
+    """What a head says of rows; their examples are kept, too, so that another template is noticed."""
+    examples = {(example.source.file, example.source.row): example for example in probes}
+    chosen = [row for row in rows if (row.source.file, row.source.row) in examples]
+    found = certified_heads.probes(model, method, chosen)
+    for row, probe in zip(chosen, found, strict=True):
+        example = examples[row.source.file, row.source.row]
+        probe |= {"example": _plain(example), "prompt": prompt_of(model.renderer, example)}
+    return {"head": True, "told_apart": certified_heads.told_apart(found, TOLERANCE[_dtype(model)][0]), "probes": found}
+
+
+def _written(model: Model, method: Method | None, probes: list[Example]) -> dict[str, Any]:
+    """What base and tuned write."""
     chosen = [probe for probe in probes if 0 < len(prompt_of(model.renderer, probe)) < model.context]
     prompts = [prompt_of(model.renderer, probe) for probe in chosen]
     said: dict[str, list[Generation]] = {}
     for side in SIDES:
         with Sides(model, method).side(side) as answering:
             said[side] = generate(answering, prompts, max_tokens=TOKENS, stop=model.renderer.end_tokens)
-    content = {
-        "version": VERSION,
-        "luthier": __version__,
-        "dtype": _dtype(model),
-        "renderer": model.renderer.fingerprint,
+    return {
         "told_apart": _told_apart(said["base"], said["tuned"], _dtype(model)),
         "probes": [
             {"example": _plain(probe), "prompt": prompt, **{side: _answer(said[side][i]) for side in SIDES}}
             for i, (probe, prompt) in enumerate(zip(chosen, prompts, strict=True))
         ],
     }
-    write_json(folder / "certificate.json", content)
-    return content
 
 
 def replay(model: Model, method: Method | None, folder: Path) -> Replay:
@@ -102,6 +120,8 @@ def replay(model: Model, method: Method | None, folder: Path) -> Replay:
     content = read(folder)
     for number, probe in enumerate(content["probes"], 1):
         _same_prompt(model.renderer, probe, number)
+    if content.get("head"):
+        return _replay_head(model, method, content)
     sequences = [_path(prompt_of(model.renderer, example_of(probe)), probe["tuned"]["tokens"]) for probe in content["probes"]]
     with Sides(model, method).side("tuned") as answering:
         scores = score(answering, sequences)
@@ -123,9 +143,12 @@ def replay_prompts(model: Model, method: Method, folder: Path) -> int:
         ResultError: a prompt renders otherwise (``template_drift``), or what was learned is ignored (``certificate``).
         StorageError: the certificate cannot be read.
     """
-    probes = read(folder)["probes"]
+    content = read(folder)
+    probes = content["probes"]
     for number, probe in enumerate(probes, 1):
         _same_prompt(model.renderer, probe, number)
+    if content.get("head"):
+        return len(probes)
     sequences = [_path(prompt_of(model.renderer, example_of(probe)), probe["tuned"]["tokens"]) for probe in probes[:1]]
     both = []
     for side in SIDES:
@@ -135,6 +158,22 @@ def replay_prompts(model: Model, method: Method, folder: Path) -> int:
         what = "The weights answer exactly as the base does: they are ignored, or nothing was learned."
         raise ResultError(what, where=_where(probes[0]), remedy="Load what the run saved, on the base it names.", code="certificate")
     return len(probes)
+
+
+def _replay_head(model: Model, method: Method | None, content: dict[str, Any]) -> Replay:
+    distances, same = certified_heads.replayed(model, method, content["probes"])
+    result = _result(distances, same)
+    limits = max(TOLERANCE[content["dtype"]], TOLERANCE[_dtype(model)])
+    if not (result.mean <= limits[0] and result.largest <= limits[1]):  # so written, nan does not pass
+        number = int(np.argmax([found.max() for found in distances]))
+        raise ResultError(
+            f"The head does not say what is certified. Probe {number + 1}: an output is {distances[number].max():.4f} off (allowed "
+            f"{limits[1]:g}); the mean of {result.tokens} is {result.mean:.4f} (allowed {limits[0]:g}) in {_dtype(model)}.",
+            where=_where(content["probes"][number]),
+            remedy="Another base, adapter, head or number format was loaded, or a file was changed: load what the run saved.",
+            code="certificate",
+        )
+    return result
 
 
 def prompt_of(renderer: Renderer, example: Example) -> list[int]:

@@ -62,6 +62,13 @@ def detect(expected: list[str]) -> Labels:
     return Labels("none", (), f"the {len(expected)} expected answers are free text ({len(whole)} distinct)")
 
 
+def labels_of(texts: list[str]) -> Labels:
+    """Labels that are known beforehand: those a head can say."""
+    if not texts:
+        return Labels("none", (), "a head says no labels here")
+    return Labels("whole", tuple(sorted(map(_normal, texts))), f"a head says one of {len(texts)} labels", _texts(texts))
+
+
 def _repeats(counts: Counter[str], *, most: int, each: int) -> bool:
     rows = counts.total()
     few = 2 <= len(counts) <= most and rows >= max(FEWEST_ROWS, each * len(counts))

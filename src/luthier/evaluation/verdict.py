@@ -10,11 +10,14 @@ than six rows differ, even if all agree, the two-sided sign test stays above 5% 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+Statistic = Callable[[NDArray[np.int64]], tuple[float, float]]
 
 FEWEST_DIFFERING = 6
 SMALL = 30
@@ -117,21 +120,44 @@ def verdict(
     interval = paired(base, tuned, weights=weights, resamples=resamples, seed=seed)
     weight = np.ones_like(base) if weights is None else np.asarray(weights, float)
     means = [float(_mean(scores, weight)) if len(base) else 0.0 for scores in (base, tuned)]
-    better = _better(interval, len(base), higher_is_better=higher_is_better)
+    return concluded(interval, (means[0], means[1]), len(base), metric=metric, unit=unit or metric, higher_is_better=higher_is_better)
+
+
+def concluded(interval: Interval, means: tuple[float, float], n: int, *, metric: str, unit: str, higher_is_better: bool = True) -> Verdict:
+    """What an interval over `n` rows says; `means` are those of base and tuned."""
+    better = _better(interval, n, higher_is_better=higher_is_better)
     return Verdict(
-        sentence=_sentence(better, interval, len(base), metric=metric, unit=unit or metric, higher_is_better=higher_is_better),
+        sentence=_sentence(better, interval, n, metric=metric, unit=unit, higher_is_better=higher_is_better),
         better=better,
         metric=metric,
-        unit=unit or metric,
+        unit=unit,
         difference=interval.difference,
         low=interval.low,
         high=interval.high,
         base=means[0],
         tuned=means[1],
-        n=len(base),
+        n=n,
         higher_is_better=higher_is_better,
-        warning=_warning(len(base)),
+        warning=_warning(n),
     )
+
+
+def resampled(
+    statistic: Statistic, rows: int, differing: int, *, resamples: int = 2000, seed: int = 0
+) -> tuple[Interval, tuple[float, float]]:
+    """Base and tuned under a number that is no mean over rows (macro F1), and the 95% percentile interval of their difference.
+
+    Args:
+        statistic: base and tuned, from the numbers of some rows, with repetitions.
+        differing: rows on which base and tuned differ.
+    """
+    base, tuned = statistic(np.arange(rows)) if rows else (0.0, 0.0)
+    if rows < 2 or not differing:
+        return Interval(tuned - base, tuned - base, tuned - base, differing), (base, tuned)
+    dice = np.random.default_rng(seed)
+    differences = [right - left for left, right in (statistic(dice.integers(0, rows, rows)) for _ in range(resamples))]
+    low, high = np.percentile(differences, [2.5, 97.5])
+    return Interval(tuned - base, float(low), float(high), differing), (base, tuned)
 
 
 def _better(interval: Interval, n: int, *, higher_is_better: bool) -> Literal["tuned", "base", "none"]:

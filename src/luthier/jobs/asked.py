@@ -159,6 +159,9 @@ def _sections(new: NewJob) -> dict[str, Any]:
         if said is not None and not (key == "valid" and isinstance(said, float | int)):
             where, remedy = f"luthier.{section}.{key}", "Use the fields model, training_file and validation_file."
             raise SpecError(f"{where} would name a place on the server.", where=where, remedy=remedy, code="not_for_wire")
+    for key in specs.places(sections.get("objective")):
+        where = f"luthier.objective.{key}"
+        raise SpecError(f"{where} would name a place on the server.", where=where, remedy="Leave it out.", code="not_for_wire")
     return sections
 
 

@@ -1,46 +1,48 @@
-"""What an objective wants to know of every row before the first step: computed once by the untouched base, kept in the cache.
+"""What is computed once before the first step and laid beside every row: kept in the cache, by everything that decides it.
 
-The reference of a preference objective is the base's log-probability of each learned token. The base is at hand whatever the method:
-one that cannot be switched off answers as the base until the first step. Runs on the same rows and base share what was found. Where a
-method lets nothing in the network move (it supports "still"), the states themselves are kept and the network is not run again: a head
-trains on them in seconds.
+    reference   the base's log-probability of each learned token (preference objectives)
+    teacher     the likeliest tokens of a teacher, or of the base itself, at each place (distillation; the leash of sft)
+    state       the states themselves, where a method lets nothing in the network move (it supports "still"): the network is not run
+                again, and a head trains on them in seconds
+
+The base is at hand whatever the method. Runs on the same rows share what was found. Rows that are replayed against forgetting join here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from luthier.core.events import Listener, Progress, Stage
-from luthier.core.files import fingerprint, new_folder, sha256
+from luthier.core.files import fingerprint, new_folder
 from luthier.core.home import cache_folder
 from luthier.core.sequence import Rows
 from luthier.core.spec import Spec
 from luthier.data.tokens import TokenTable
-from luthier.engine.beside import Beside, Blank, observed
+from luthier.engine.beside import Beside, Blank, Read, observed, reference
 from luthier.engine.forest import STATE, Forest
 from luthier.engine.order import Order
-from luthier.jobs import capsule, heads, specs
+from luthier.jobs import heads, replaying, specs, teachers
 from luthier.models.model import Model
+from luthier.objectives._teacher import IDS, LOGPROBS
 
 if TYPE_CHECKING:
     from luthier.jobs.training import Training
 
-READS: dict[str, tuple[str, Callable[[Forest], Tensor]]] = {
-    "reference": ("what the base thinks of every answer, once", Forest.logprobs),
-    STATE: ("what the base makes of every row, once: nothing in it moves", lambda forest: forest.states_ND),
+TOLD = {
+    "reference": "what the base thinks of every answer, once",
+    "teacher": "what the teacher thinks of every token, once",
+    STATE: "what the base makes of every row, once: nothing in it moves",
 }
-"""By name, what is told of it, and how it is read from a forest."""
 
 Role = Literal["training", "held-out"]
 
-VERSION = 1
+VERSION = 2
 """Raised when the same model gives other numbers than before: what is kept is then found anew."""
 
 
@@ -48,69 +50,95 @@ def compute(work: Training, *, listen: Listener) -> None:
     """Find what is not in the cache yet; must be called before any weight moves.
 
     Raises:
-        StorageError: the cache cannot be written.
+        StorageError: the cache cannot be written. SpecError, NotFound: the teacher cannot teach this model.
     """
     for name in needed(work.spec):
-        listen(Stage(name, READS[name][0]))
+        listen(Stage(name, TOLD[name]))
         roles: dict[Role, TokenTable] = {"training": work.data.rows, "held-out": work.data.valid}
         for role, table in roles.items():
-            wanted, folder = _wanted(work.spec, table, role), _folder(work.spec, table, role, work.model)
+            rows = _rows(work.spec, table, role, work.model)
+            wanted, folder = _wanted(work.spec, rows, role), _folder(work.spec, rows, table, role, name, work.model)
             if len(wanted) and not folder.is_dir():
                 told = partial(_told, listen, name, len(wanted))
-                with new_folder(folder) as part, _as_base(work):
-                    rows = heads.laid(work.spec, table, work.model.renderer)
-                    np.save(part / f"{name}.npy", observed(work.model, rows, wanted, READS[name][1], on_progress=told))
+                whose = heads.objective(work.spec).teacher if name == "teacher" else ""
+                with new_folder(folder) as part, teachers.teacher(whose, work.spec, work.model, work.method) as model:
+                    observed(model, rows, wanted, _read(work.spec, name), make=partial(_on_disk, part), on_progress=told)
 
 
-def _as_base(work: Training) -> AbstractContextManager[None]:
-    return work.method.active(work.model, False) if "swap" in work.method.supports else nullcontext()
+def needed(spec: Spec) -> list[str]:
+    """Names of what is laid beside every row: what the objective wants; states, where nothing but a head moves."""
+    if "still" in specs.METHODS.load(spec.method.name).Method.supports:
+        return [STATE]
+    return sorted(heads.objective(spec).beside)
+
+
+def beside(spec: Spec, table: TokenTable, role: Role, model: Model) -> Rows:
+    """The rows of a table as the objective reads them, with what `compute` found."""
+    rows = _rows(spec, table, role, model)
+    known: dict[str, NDArray[Any]] = {}
+    for name in needed(spec) if len(rows) else ():
+        folder = _folder(spec, rows, table, role, name, model)
+        known |= {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
+    return Beside(rows, known) if known else rows
+
+
+def blank(spec: Spec, table: Rows, base: Model) -> Rows:
+    """The rows with zeros in the place of what will be known, for planning."""
+    rows, names, top = heads.laid(spec, table, base.renderer), needed(spec), getattr(heads.objective(spec), "top", 0)
+    shapes: dict[str, dict[str, tuple[tuple[int, ...], Any]]] = {
+        "reference": {"reference": ((), np.float32)},
+        "teacher": {IDS: ((top,), np.int32), LOGPROBS: ((top,), np.float32)},
+        STATE: {STATE: ((base.width,), np.float32)},
+    }
+    return Blank(rows, {name: shape for each in names for name, shape in shapes[each].items()}) if names else rows
+
+
+def _rows(spec: Spec, table: TokenTable, role: Role, model: Model) -> Rows:
+    rows = heads.laid(spec, table, model.renderer)
+    return replaying.mixed(spec, rows, model) if role == "training" else rows
+
+
+def _read(spec: Spec, name: str) -> Read:
+    if name == "teacher":
+        part = heads.objective(spec)
+        return partial(_likeliest, part.top, part.temperature)
+    return reference if name == "reference" else _states
+
+
+def _likeliest(count: int, temperature: float, forest: Forest) -> dict[str, Any]:
+    ids_NK, logprobs_NK = forest.top(min(count, forest.model.head().weight.shape[0]), temperature=temperature)
+    return {IDS: ids_NK, LOGPROBS: logprobs_NK}
+
+
+def _states(forest: Forest) -> dict[str, Any]:
+    return {STATE: forest.states_ND}
+
+
+def _on_disk(folder: Path, name: str, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
+    """An array that lies in a file: what is known of many rows need not fit into memory."""
+    make: Callable[..., NDArray[Any]] = np.lib.format.open_memmap
+    return make(folder / f"{name}.npy", mode="w+", dtype=kind, shape=tuple(map(int, shape)))
 
 
 def _told(listen: Listener, name: str, total: int, done: int) -> None:
     listen(Progress(name, done, total))
 
 
-def needed(spec: Spec) -> list[str]:
-    """Names of what is laid beside every sequence: what the objective wants; states, where nothing but a head moves."""
-    if "still" in specs.METHODS.load(spec.method.name).Method.supports:
-        return [STATE]
-    return sorted(specs.OBJECTIVES.load(spec.objective.name).Objective.beside)
-
-
-def beside(spec: Spec, table: TokenTable, role: Role, model: Model) -> Rows:
-    """The rows of a table as the objective reads them, with what `compute` found."""
-    names, rows = needed(spec), heads.laid(spec, table, model.renderer)
-    if not names or not len(table):
-        return rows
-    folder = _folder(spec, table, role, model)
-    return Beside(rows, {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names})
-
-
-def blank(spec: Spec, rows: Rows, base: Model) -> Rows:
-    """The rows with zeros in its place, for planning."""
-    names, rows = needed(spec), heads.laid(spec, rows, base.renderer)
-    width = base.width
-    return Blank(rows, {name: (width,) if name == STATE else () for name in names}) if names else rows
-
-
-def _wanted(spec: Spec, table: TokenTable, role: Role) -> list[int]:
+def _wanted(spec: Spec, rows: Rows, role: Role) -> list[int]:
     """Rows that will be learned from, or looked at: a run of few steps does not meet all of them."""
-    everything = list(range(len(table)))
+    everything = list(range(len(rows)))
     if role == "held-out" or not everything:
         return everything
-    order = Order(table, spec.train)
-    whole = min(order.total, order.steps * order.per_step) >= len(table)
+    order = Order(rows, spec.train)
+    whole = min(order.total, order.steps * order.per_step) >= len(rows)
     return everything if whole else sorted({row for step in range(order.steps) for row in order.rows(step)})
 
 
-def _folder(spec: Spec, table: TokenTable, role: Role, model: Model) -> Path:
-    """Where the numbers of a table lie; the name says everything that decides them."""
-    files = sorted(model.folder.glob(capsule.WEIGHTS))
-    base = [_hash(file, file.stat().st_mtime_ns) for file in files] + [str(model.dtype), model.packing]
-    return cache_folder() / "beside" / fingerprint([VERSION, spec.objective.name, table.fingerprint, base, _wanted(spec, table, role)])[:32]
-
-
-@lru_cache(maxsize=64)
-def _hash(file: Path, _: int) -> str:
-    """Hash of a weight file, which is asked for several times a run and does not change between."""
-    return sha256(file)
+def _folder(spec: Spec, rows: Rows, table: TokenTable, role: Role, name: str, model: Model) -> Path:
+    """Where the numbers of a table lie; its name says everything that decides them."""
+    part = heads.objective(spec)
+    decides = [VERSION, name, spec.objective.name, table.fingerprint, teachers.base_identity(model), _wanted(spec, rows, role)]
+    decides += replaying.identity(spec) if role == "training" else []
+    if name == "teacher":
+        decides += [part.top, part.temperature, *(teachers.identity(part.teacher) if part.teacher else [])]
+    return cache_folder() / "beside" / fingerprint(decides)[:32]

@@ -56,10 +56,12 @@ def method_offer(part: Part) -> Offer:
 
 
 def objective_offer(part: Part) -> Offer:
-    """What an objective can and needs."""
-    kind = specs.OBJECTIVES.load(part.name).Objective
-    gives = frozenset({"head"}) if kind.meaning is not None else frozenset()
-    return Offer("objective", part.name, gives, kind.needs | kind.beside)
+    """What an objective can and needs, with its options."""
+    module = specs.OBJECTIVES.load(part.name)
+    objective: Any = module.Objective(checked(module.Options, part.options, path="objective"))
+    asks_base = "reference" in objective.beside or ("teacher" in objective.beside and not objective.teacher)
+    wants = objective.needs | (frozenset({"reference"}) if asks_base else frozenset())
+    return Offer("objective", part.name, objective.supports, wants)
 
 
 def _every(folder: Folder, offer: Any) -> Iterator[Offer]:

@@ -8,9 +8,8 @@ from luthier.core.events import Listener, Note, Progress, Stage
 from luthier.core.files import write_text
 from luthier.data.overlap import near_learned
 from luthier.evaluation import certificate
-from luthier.evaluation.evaluate import evaluate
 from luthier.evaluation.report import report
-from luthier.jobs import capsule
+from luthier.jobs import capsule, heads
 from luthier.jobs.card import card
 from luthier.jobs.prepare import learned_rows
 from luthier.jobs.result import Run
@@ -23,11 +22,11 @@ PROBES = 20
 def compare(training: Training, *, listen: Listener) -> None:
     """Base and tuned on the same held-out rows; the verdict is told."""
     listen(Stage("evaluate", f"base and tuned on {len(training.data.held_out)} held-out rows"))
-    found = evaluate(
+    found = heads.judge(training.spec)(
         training.model,
         training.method,
         training.data.held_out,
-        training.data.valid,
+        heads.laid(training.spec, training.data.valid, training.model.renderer),
         spec=training.spec.evaluate,
         notes=_reservations(training),
         folder=training.folder.path,
@@ -61,8 +60,11 @@ def _looks(training: Training) -> int:
 def certify(training: Training, *, listen: Listener) -> None:
     """Probes with the answers the model gives now; replayed whenever it is loaded."""
     listen(Stage("certify"))
-    probes = training.data.held_out or learned_rows(training.spec, training.data.split)  # a run without held-out rows is certified, too
-    certificate.write(training.model, training.method, list(islice(probes, PROBES)), training.folder.path)
+    held_out = training.data.held_out
+    probes = held_out or learned_rows(training.spec, training.data.split)  # a run without held-out rows is certified, too
+    rows = heads.laid(training.spec, training.data.valid if held_out else training.data.rows, training.model.renderer)
+    first = (rows[i] for i in range(min(len(rows), PROBES)))
+    certificate.write(training.model, training.method, list(islice(probes, PROBES)), training.folder.path, rows=first)
 
 
 def tell(training: Training, *, listen: Listener) -> None:

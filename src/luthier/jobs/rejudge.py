@@ -16,7 +16,8 @@ from luthier.data.content import content, digest
 from luthier.data.pairs import chosen_only
 from luthier.data.select import Selected
 from luthier.data.tokenise import tokenise
-from luthier.evaluation.evaluate import Evaluation, evaluate
+from luthier.evaluation.evaluate import Evaluation
+from luthier.jobs import heads
 from luthier.jobs.result import Run
 from luthier.store.runs import free
 
@@ -45,11 +46,11 @@ def judge(run: Run, file: Path, *, out: Path | None = None, listen: Listener = s
     key = fingerprint(["rejudge", sha256(file), data.model_dump(mode="json", exclude={"file", "valid"}), run.model.context])
     rows = tokenise(examples, renderer=run.model.renderer, data=data, context=run.model.context, cache=cache_folder() / "tokens", key=key)
     folder = out or run.folder / "evaluations" / file.stem.split(".")[0]
-    found = evaluate(
+    found = heads.judge(run.spec)(
         run.model,
         run.method,
         examples,
-        rows,
+        heads.laid(run.spec, rows, run.model.renderer, format="auto"),
         spec=spec,
         folder=folder,
         on_progress=lambda done, total: listen(Progress("evaluate", done, total)),

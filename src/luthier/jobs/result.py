@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import NotFound
+from torch import from_numpy
+
+from luthier.core.errors import NotFound, SpecError
+from luthier.core.example import Message
 from luthier.core.spec import Spec, checked
+from luthier.engine.score import outputs
 from luthier.engine.session import Method
 from luthier.evaluation import certificate
 from luthier.evaluation.items import read_items
@@ -16,7 +21,20 @@ from luthier.inference.sides import Side, Sides
 from luthier.jobs import heads, specs
 from luthier.models.load import load as load_model
 from luthier.models.model import Model
+from luthier.objectives._answers import asked
 from luthier.store.runs import RunFolder, read_json
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a head says of one text.
+
+    Attributes:
+        said: a label, a list of labels, or a number. sure: probability of each label, calibrated; empty for numbers.
+    """
+
+    said: Any
+    sure: dict[str, float]
 
 
 class Run:
@@ -83,6 +101,23 @@ class Run:
             system: instructions; left out, those the first held-out row was answered under.
         """
         return "".join(self.conversation(system=system, settings=settings).ask(text, side=side))
+
+    def predict(self, texts: list[str], *, system: str = "") -> list[Prediction]:
+        """What the head says of each text, as the answer to a question.
+
+        Args:
+            system: instructions before each text, where the rows had some.
+
+        Raises:
+            SpecError: the run has no head: its objective writes answers.
+        """
+        predictor = self.model.predictor
+        if predictor is None:
+            raise SpecError("This run has no head to ask.", remedy="Ask it with chat, or tune with objective predict.", code="no_head")
+        before = [Message("system", system)] if system else []
+        prompts = [self.model.renderer.prompt([*before, Message("user", text)]) for text in texts]
+        said = outputs(self.model, [asked(prompt, self.model.renderer) for prompt in prompts])
+        return [Prediction(predictor.read(out)[0], predictor.sureness(out)) for out in map(from_numpy, said)]
 
     def conversation(self, *, system: str = "", settings: Settings | None = None) -> Conversation:
         """A conversation that remembers its turns; see `inference.chat`."""

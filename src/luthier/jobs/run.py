@@ -21,7 +21,7 @@ from luthier.core.files import sweep, write_json
 from luthier.core.spec import Spec
 from luthier.data import ledger
 from luthier.data.report import Report
-from luthier.jobs import beforehand, capsule, heads, judging, planning, specs, training
+from luthier.jobs import beforehand, capsule, heads, judging, planning, specs, teaching, training
 from luthier.jobs.prepare import Prepared, inspect, prepare
 from luthier.jobs.result import Run
 from luthier.jobs.training import Training
@@ -162,6 +162,7 @@ def _trained(folder: RunFolder, spec: Spec, model: Model, data: Prepared, listen
         return Training(folder, spec, model, heads.load(spec, model, folder.path / kind.folder_name), data)
     spec = training.derived(spec, model, data, listen=listen)
     work = Training(folder, spec, model, training.attach(spec, model, listen=listen), data)
+    work.data = teaching.taught(work, listen=listen)
     fresh, foreseen = folder.last_checkpoint() is None, 0
     if fresh:
         work, foreseen = planning.fitted(work, listen=listen)

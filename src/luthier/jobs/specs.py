@@ -13,6 +13,7 @@ from luthier.core.errors import NotFound, SpecError
 from luthier.core.files import write_text
 from luthier.core.registry import Folder
 from luthier.core.spec import DataSpec, Part, Spec, checked
+from luthier.models.catalog import catalog
 
 METHODS = Folder("luthier.methods", "method")
 OBJECTIVES = Folder("luthier.objectives", "objective")
@@ -71,9 +72,18 @@ def complete(spec: Spec, *, where: str = "") -> Spec:
     is_folder = (Path(spec.model.name).expanduser() / "config.json").is_file()
     model = spec.model.model_copy(update={"name": _absolute(spec.model.name)} if is_folder else {})
     method, objective = _filled(METHODS, spec.method, "method", where), _filled(OBJECTIVES, spec.objective, "objective", where)
+    objective = objective.model_copy(update={key: _absolute(objective.options[key]) for key in places(objective.model_dump())})
     if spec.evaluate.metric != "auto":
         METRICS.load(spec.evaluate.metric)  # a mistyped name is told before anything is spent
     return spec.model_copy(update={"data": data, "model": model, "method": method, "objective": objective})
+
+
+def places(objective: Any) -> list[str]:
+    """Options of an objective, given as in a Spec, that name a file or a folder of this machine; a name of the catalog names none."""
+    if not isinstance(objective, Mapping) or objective.get("name") not in OBJECTIVES.names():
+        return []
+    kind = OBJECTIVES.load(str(objective["name"])).Objective
+    return [key for key in getattr(kind, "places", ()) if objective.get(key) and objective[key] not in catalog()]
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from luthier.engine.order import compared
 from luthier.engine.rehearsal import rehearse
 from luthier.engine.session import Session
 from luthier.engine.watch import Watch
-from luthier.jobs import beforehand, heads, specs, stopping
+from luthier.jobs import beforehand, heads, rollouts, specs, stopping
 from luthier.jobs.crew import crew
 from luthier.jobs.derive import Facts, derive
 from luthier.jobs.fitting import check_fit
@@ -153,6 +153,8 @@ def fit(training: Training, *, listen: Listener) -> None:
             if asked.to_stop and session.step < session.steps:
                 watch.save()
                 raise Interrupted(f"Stopped after step {session.step} of {session.steps}; everything up to it is saved.")
+    if training.model.predictor is not None:
+        heads.finish(training.model.predictor, session.rows, session.valid or [], training.model)
     training.method.save(training.model, folder.path / training.method.folder_name)
     shutil.rmtree(folder.checkpoints / "best", ignore_errors=True)  # now saved in their standard layout
 
@@ -174,4 +176,6 @@ def new_session(spec: Spec, model: Model, method: Any, *, rows: Rows, valid: Row
 def _session(training: Training) -> Session:
     rows = beforehand.beside(training.spec, training.data.rows, "training", training.model)
     valid = beforehand.beside(training.spec, training.data.valid, "held-out", training.model)
-    return new_session(training.spec, training.model, training.method, rows=rows, valid=valid)
+    session = new_session(training.spec, training.model, training.method, rows=rows, valid=valid)
+    session.rollouts = rollouts.rolled(training.spec, training.model, training.method, training.data.rows, training.data.valid)
+    return session

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -46,6 +48,7 @@ class Meaning:
         centre, scale: a number is ``centre + scale * output``.
         temperature: outputs of classes are divided by it before they become probabilities; fitted on held-out rows.
         threshold: probability from which a label of several is said.
+        usual: what a head that reads nothing would say: the most frequent answer of the rows it learned from, the median of numbers.
     """
 
     kind: Kind
@@ -54,11 +57,27 @@ class Meaning:
     scale: float = 1.0
     temperature: float = 1.0
     threshold: float = 0.5
+    usual: str = ""
 
     @property
     def outputs(self) -> int:
         """C: one for each class; for an order one for each border between neighbours; else one."""
         return {"ordinal": len(self.labels) - 1, "number": 1, "ranking": 1}.get(self.kind, len(self.labels))
+
+    def truth(self, targets: NDArray[Any]) -> list[Any]:
+        """What the targets of a row mean: a label, a list of labels or a number for each; the opposite of how they were made."""
+        if self.kind == "number":
+            return [self.centre + self.scale * float(value) for value in targets]
+        if self.kind == "labels":
+            return [[self.labels[i] for i in np.flatnonzero(row)] for row in targets]
+        places = targets.sum(-1) if self.kind == "ordinal" else targets
+        return [self.labels[int(place)] for place in places]
+
+    def usually(self) -> Any:
+        """What is usual, as `truth` would give it."""
+        if self.kind == "number":
+            return float(self.usual or self.centre)
+        return json.loads(self.usual or "[]") if self.kind == "labels" else self.usual
 
 
 class Predictor(nn.Module):
@@ -111,6 +130,12 @@ class Predictor(nn.Module):
         if meaning.kind == "ordinal":  # the median: the expected error in steps is least there
             return [meaning.labels[int(i)] for i in (outputs_NC > 0).sum(-1)]
         return [meaning.labels[i] for i in found_NC.argmax(-1).tolist()]
+
+    def sureness(self, outputs_1C: Tensor) -> dict[str, float]:
+        """Probability of each label at one place; empty where there are none."""
+        if not self.meaning.labels:
+            return {}
+        return dict(zip(self.meaning.labels, self.probabilities(outputs_1C)[0].tolist(), strict=True))
 
     def save(self, folder: Path) -> None:
         """Write the folder ``predictor`` into `folder`."""
@@ -184,6 +209,6 @@ class Predictor(nn.Module):
         told += f", new are {_few(new)}" if new else ""
         return told + (f"; the rows do not have {_few(lost)}, which the tuned model will not say." if lost else ".")
 
-    def calibrated(self, temperature: float) -> None:
-        """Take over a temperature."""
-        self.meaning = replace(self.meaning, temperature=temperature)
+    def finish(self, *, temperature: float, usual: str) -> None:
+        """Take over what is found when the weights are."""
+        self.meaning = replace(self.meaning, temperature=temperature, usual=usual)

@@ -8,14 +8,18 @@ of an encoder    q q q q            the state at the first q predicts, which see
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Sequence as Many
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from luthier.core.errors import DataError
+from luthier.core.example import Source
 from luthier.core.sequence import Row, Rows, Sequence
+from luthier.data import tagging
 from luthier.data.render import Renderer
+from luthier.data.said import Answer
 
 TARGET = "target"
 
@@ -41,30 +45,68 @@ class Answered:
         row = self.rows[index]
         sequence = row.sequences[-1]
         first = int(np.flatnonzero(sequence.weights)[0])
-        value, weight = self._target(row, sequence)
-        whole = self.renderer.plain is not None
-        tokens = sequence.tokens[:first] if whole else np.append(sequence.tokens[:first], np.int32(self.renderer.end_token))
-        weights = np.zeros(len(tokens), np.float32)
-        weights[1 if whole else -1] = weight * sequence.weights[first]
-        return Row(row.source, [Sequence(tokens, weights, beside={TARGET: value[None]}, apart=whole, media=sequence.media)])
+        value, weight = self._target(row.source, sequence)
+        question = asked(sequence.tokens[:first].tolist(), self.renderer)
+        question.weights *= weight * sequence.weights[first]
+        question.media = sequence.media
+        question.beside[TARGET] = value[None]
+        return Row(row.source, [question])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
 
-    def _target(self, row: Row, sequence: Sequence) -> tuple[NDArray[Any], float]:
+    def _target(self, source: Source, sequence: Sequence) -> tuple[NDArray[Any], float]:
         key = sequence.tokens[sequence.weights > 0].tobytes()
         if key not in self._known:
-            text = answer(sequence, self.renderer)
-            try:
-                self._known[key] = self.target(text)
-            except ValueError as error:
-                raise DataError(
-                    f"The answer {text[:60]!r} is nothing the head could say: {error}.",
-                    where=str(row.source),
-                    remedy="Correct the row, or say what is predicted with objective.kind.",
-                    code="no_target",
-                ) from error
+            self._known[key] = _made(self.target, answer(sequence, self.renderer), source)
         return self._known[key]
+
+
+class Answers(Protocol):
+    """What rows answer, in the words of their owner (``data/said.py``)."""
+
+    def of(self, source: Source) -> Answer: ...
+
+
+class Tagged:
+    """Rows with a tag for every word (implements `core.sequence.Rows`): the words alone, a tag at the state of each word's last token.
+
+    Args:
+        rows: whose words and tags are laid. answers: where they are found. target: of one tag.
+    """
+
+    def __init__(self, rows: Rows, renderer: Renderer, answers: Answers, target: Target) -> None:
+        self.rows, self.renderer, self.answers, self.target = rows, renderer, answers, target
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int, /) -> Row:
+        source = self.rows[index].source
+        said = self.answers.of(source)
+        tags = said.text.split(" ")
+        if len(tags) != len(said.words):
+            raise ValueError(f"{len(said.words)} words and {len(tags)} tags")
+        made = [_made(self.target, tag, source) for tag in tags]
+        sequence = worded(said.words, self.renderer)
+        sequence.weights[sequence.weights > 0] = [weight for _, weight in made]
+        sequence.beside[TARGET] = np.stack([value for value, _ in made])
+        return Row(source, [sequence])
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[index] for index in range(len(self)))
+
+
+def _made(target: Target, text: str, source: Source) -> tuple[NDArray[Any], float]:
+    try:
+        return target(text)
+    except ValueError as error:
+        raise DataError(
+            f"The answer {text[:60]!r} is nothing the head could say: {error}.",
+            where=str(source),
+            remedy="Correct the row, or say what is predicted with objective.kind.",
+            code="no_target",
+        ) from error
 
 
 class Ended:
@@ -91,13 +133,22 @@ def _ended(sequence: Sequence) -> Sequence:
     return Sequence(sequence.tokens, weights, sequence.part)
 
 
+def asked(prompt: list[int], renderer: Renderer) -> Sequence:
+    """A question as a head reads it."""
+    whole = renderer.plain is not None
+    tokens = np.array(prompt if whole else [*prompt, renderer.end_token], np.int32)
+    weights = np.zeros(len(tokens), np.float32)
+    weights[1 if whole else -1] = 1.0
+    return Sequence(tokens, weights, apart=whole)
+
+
 def answer(sequence: Sequence, renderer: Renderer) -> str:
     """The learned words of a path, without what ends them."""
     learned = sequence.tokens[sequence.weights > 0].tolist()
     return renderer.decode([token for token in learned if token not in renderer.end_tokens]).strip()
 
 
-def answers(rows: Rows, renderer: Renderer) -> Iterator[str]:
+def answers_of(rows: Rows, renderer: Renderer) -> Iterator[str]:
     """The last answer of every row."""
     known: dict[bytes, str] = {}
     for row in rows:
@@ -106,3 +157,11 @@ def answers(rows: Rows, renderer: Renderer) -> Iterator[str]:
         if key not in known:
             known[key] = answer(sequence, renderer)
         yield known[key]
+
+
+def worded(words: Many[str], renderer: Renderer) -> Sequence:
+    """Words as a head reads them that says something of each: its state is that of the word's last token."""
+    tokens, places = tagging.words(renderer, words)
+    weights = np.zeros(len(tokens), np.float32)
+    weights[np.array(places) + 1] = 1.0  # the token behind the place gives its state a place in the list
+    return Sequence(np.array(tokens, np.int32), weights, apart=renderer.plain is not None)

@@ -23,6 +23,17 @@ class Forest(Protocol):
     def surprise(self) -> Tensor:
         """``-sum(weights * logprobs)`` in nats, the cheapest way."""
 
+    @property
+    def rows(self) -> Tensor:
+        """Numbers of the forest's P rows within the step, ascending."""
+
+    @property
+    def states_ND(self) -> Tensor:
+        """States of the tokens that predict something, differentiable."""
+
+    def choices(self, ids_NK: Tensor, *, temperature: float = 1.0) -> Tensor:
+        """Log-probabilities of given tokens at every pair's state, float32 ``[N, K]``, differentiable."""
+
     def outputs(self) -> Tensor:
         """What the head says of every pair's state, float32 ``[N, C]``, differentiable."""
 
@@ -30,4 +41,4 @@ class Forest(Protocol):
         """What else is known of the pairs, ``[N, ...]``."""
 
     def total(self, values_N: Tensor, part: str = "") -> Tensor:
-        """Sum of `values_N` within each row, ``[P]``; of its ``chosen`` or ``rejected`` answer where `part` says so."""
+        """Sum of `values_N` within each row, ``[P, ...]``; of its paths that are called `part`, where that says one."""

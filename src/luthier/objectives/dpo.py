@@ -46,6 +46,7 @@ class Objective:
     pairs = True
     needs: frozenset[str] = frozenset({"next-token"})
     meaning: Meaning | None = None
+    supports: frozenset[str] = frozenset()
     beside: frozenset[str] = frozenset({"reference"})
     per: Per = "row"
     rate = 0.1

@@ -22,6 +22,7 @@ from luthier.core.sequence import Per, Row, Rows, Sequence
 from luthier.core.spec import Strict
 from luthier.data.render import Renderer
 from luthier.models.predictor import Meaning
+from luthier.objectives._answers import Answers
 from luthier.objectives._forest import Forest
 from luthier.objectives._pairs import SIDES
 
@@ -46,6 +47,7 @@ class Objective:
     learn: str | None = None
     pairs = True
     needs: frozenset[str] = frozenset({"next-token"})
+    supports: frozenset[str] = frozenset()
     beside: frozenset[str] = frozenset({"reference"})
     meaning: Meaning | None = None
     per: Per = "row"
@@ -55,7 +57,7 @@ class Objective:
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
 
-    def lay(self, rows: Rows, renderer: Renderer) -> Rows:
+    def lay(self, rows: Rows, renderer: Renderer, answers: Answers) -> Rows:
         """Each row with the next one's answer behind its prompt, too."""
         return _Crossed(rows)
 

@@ -6,6 +6,7 @@ x is the state behind the question, ``z = W x + b`` what the head says (``models
     labels    sum over the C labels of the binary cross-entropy of sigmoid z_c
     ordinal   sum over the C - 1 borders of the binary cross-entropy of sigmoid z_k with [y > k] (arXiv 1901.07884, eq. 4)
     number    (z - y)^2 / 2, y in standard deviations from the mean of the rows
+    tags      as class, at the last token of every word, the mean over words
 
 A row counts its class weight: with ``balanced`` classes, rows / (C x rows of its class), so that every class counts alike
 (King and Zeng, "Logistic regression in rare events data", 2001).
@@ -29,7 +30,7 @@ from luthier.core.sequence import Per, Rows
 from luthier.core.spec import Auto, Strict
 from luthier.data.render import Renderer
 from luthier.models.predictor import Meaning
-from luthier.objectives._answers import TARGET, Answered, answers
+from luthier.objectives._answers import TARGET, Answered, Answers, Tagged, answers_of
 from luthier.objectives._forest import Forest
 
 FEW = 20
@@ -39,8 +40,8 @@ FEW = 20
 class Options(Strict):
     """Settings of a head."""
 
-    kind: Literal["class", "labels", "ordinal", "number"] | Auto = "auto"
-    """One label, several (written with commas between, or as a JSON list), one in an order, or a number; auto: numbers, else one label."""
+    kind: Literal["class", "labels", "ordinal", "number", "tags"] | Auto = "auto"
+    """One label, several (commas between, or a JSON list), one in an order, a number, or a tag for every word; auto looks at the rows."""
     labels: list[str] | Auto = "auto"
     """Every label, for ordinal from low to high; auto takes those of the rows, numbers in their order."""
     class_weights: Literal["none", "balanced"] | list[float] = "none"
@@ -57,6 +58,7 @@ class Objective:
     learn: str | None = "last_answer"
     pairs = False
     needs: frozenset[str] = frozenset({"states"})
+    supports: frozenset[str] = frozenset({"head"})
     beside: frozenset[str] = frozenset()
     per: Per = "weight"
     rate = 1.0
@@ -69,9 +71,9 @@ class Objective:
         """How the head's outputs are read; to be asked when the options are settled."""
         o = self.options
         assert o.kind != "auto" and o.labels != "auto" and o.spread != "auto", "settle the options first"
-        return Meaning(o.kind, tuple(o.labels), *o.spread)
+        return Meaning(o.kind, tuple(o.labels), centre=o.spread[0], scale=o.spread[1])
 
-    def settle(self, rows: Rows, valid: Rows, renderer: Renderer) -> tuple[dict[str, Any], list[str]]:
+    def settle(self, rows: Rows, valid: Rows, renderer: Renderer, answers: Answers) -> tuple[dict[str, Any], list[str]]:
         """Every ``auto`` from the answers of `rows`; a label may occur in the held-out rows alone.
 
         Returns:
@@ -80,27 +82,28 @@ class Objective:
         Raises:
             SpecError: there is nothing to tell apart.
         """
-        asked, said = self.options, list(answers(rows, renderer))
-        kind = asked.kind if asked.kind != "auto" else _kind(said)
+        asked, said = self.options, list(answers_of(rows, renderer))
+        kind = asked.kind if asked.kind != "auto" else "tags" if all(answers.of(row.source).words for row in rows) else _kind(said)
         told = [f"objective.kind {kind}: {_seen(said)}"] if asked.kind == "auto" else []
         found: dict[str, Any] = {"kind": kind, "labels": asked.labels, "spread": asked.spread}
         if asked.labels == "auto":
-            found["labels"] = (
-                [] if kind == "number" else _ordered({one for text in [*said, *answers(valid, renderer)] for one in _split(text, kind)})
-            )
+            every = [*said, *answers_of(valid, renderer)]
+            found["labels"] = [] if kind == "number" else _ordered({one for text in every for one in _split(text, kind)})
             told += [f"objective.labels: {_some(found['labels'])}"] if found["labels"] else []
         if kind != "number" and len(found["labels"]) < 2:
             what = f"There is nothing to tell apart: the labels are {_some(found['labels'])}."
             raise SpecError(what, remedy="Add rows of another label.", code="bad_value")
         if asked.spread == "auto":
             found["spread"] = _spread(said) if kind == "number" else [0.0, 1.0]
-        if asked.class_weights == "balanced" and kind in ("class", "ordinal"):
-            counts = Counter(said)
-            found["class_weights"] = [len(said) / (len(counts) * max(counts[label], 1)) for label in found["labels"]]
+        if asked.class_weights == "balanced" and kind in ("class", "ordinal", "tags"):
+            counts = Counter(one for text in said for one in _split(text, kind))
+            found["class_weights"] = [counts.total() / (len(counts) * max(counts[label], 1)) for label in found["labels"]]
         return found, told
 
-    def lay(self, rows: Rows, renderer: Renderer) -> Rows:
+    def lay(self, rows: Rows, renderer: Renderer, answers: Answers) -> Rows:
         """The rows as the head reads them."""
+        if self.options.kind == "tags":
+            return Tagged(rows, renderer, answers, self._target)
         return Answered(rows, renderer, self._target)
 
     def loss(self, forest: Forest) -> Tensor:
@@ -109,7 +112,7 @@ class Objective:
 
     def _losses(self, outputs_NC: Tensor, targets: Tensor) -> Tensor:
         kind, smoothing = self.options.kind, self.options.label_smoothing
-        if kind == "class":
+        if kind in ("class", "tags"):
             return F.cross_entropy(outputs_NC, targets, reduction="none", label_smoothing=smoothing)
         if kind == "number":
             return 0.5 * (outputs_NC[:, 0] - targets).square()
@@ -121,13 +124,13 @@ class Objective:
         assert meaning is not None
         if meaning.kind == "number":
             return np.array((float(text) - meaning.centre) / meaning.scale, np.float32), 1.0
-        places = [_place(label, meaning.labels) for label in _split(text, meaning.kind)]
+        places = [_place(label, meaning.labels) for label in ([text] if meaning.kind == "tags" else _split(text, meaning.kind))]
         if meaning.kind == "labels":
             values = np.zeros(meaning.outputs, np.float32)
             values[places] = 1.0
             return values, 1.0
         (place,), weights = places, self.options.class_weights
-        value = np.array(place, np.int64) if meaning.kind == "class" else (np.arange(meaning.outputs) < place).astype(np.float32)
+        value = np.array(place, np.int64) if meaning.kind != "ordinal" else (np.arange(meaning.outputs) < place).astype(np.float32)
         return value, weights[place] if isinstance(weights, list) else 1.0
 
 
@@ -164,7 +167,7 @@ def _ordered(labels: set[str]) -> list[str]:
 def _split(text: str, kind: str) -> list[str]:
     """The labels of one answer."""
     if kind != "labels":
-        return [text]
+        return text.split(" ") if kind == "tags" else [text]
     try:
         listed = json.loads(text)
     except ValueError:

@@ -21,6 +21,7 @@ class Objective:
     pairs = False
     needs: frozenset[str] = frozenset({"next-token"})
     meaning: Meaning | None = None
+    supports: frozenset[str] = frozenset()
     beside: frozenset[str] = frozenset()
     per: Per = "weight"
     rate = 1.0

@@ -16,7 +16,7 @@ from luthier.core.sequence import Per, Rows
 from luthier.core.spec import Strict
 from luthier.data.render import Renderer
 from luthier.models.predictor import Meaning
-from luthier.objectives._answers import Ended
+from luthier.objectives._answers import Answers, Ended
 from luthier.objectives._forest import Forest
 from luthier.objectives._pairs import SIDES
 
@@ -34,6 +34,7 @@ class Objective:
     learn: str | None = None
     pairs = True
     needs: frozenset[str] = frozenset({"states"})
+    supports: frozenset[str] = frozenset({"head"})
     beside: frozenset[str] = frozenset()
     meaning: Meaning | None = Meaning("ranking")
     per: Per = "row"
@@ -42,7 +43,7 @@ class Objective:
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
 
-    def lay(self, rows: Rows, renderer: Renderer) -> Rows:
+    def lay(self, rows: Rows, renderer: Renderer, answers: Answers) -> Rows:
         """Each answer with the one state that is read."""
         return Ended(rows)
 

@@ -33,6 +33,7 @@ class Objective:
     learn: str | None = None
     pairs = True
     needs: frozenset[str] = frozenset({"next-token"})
+    supports: frozenset[str] = frozenset()
     beside: frozenset[str] = frozenset()
     meaning: Meaning | None = None
     per: Per = "row"

@@ -44,7 +44,7 @@ def _replayed(tuned: Run, to: str, out: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
     from luthier.evaluation import certificate
-    from luthier.jobs.specs import METHODS
+    from luthier.jobs import heads
     from luthier.models.load import load, load_folder
 
     if not tuned.files.certificate.is_file():
@@ -53,7 +53,7 @@ def _replayed(tuned: Run, to: str, out: Path) -> dict[str, Any]:
     if to == "merged":
         return asdict(certificate.replay(load_folder(out, dtype=tuned.model.dtype, context=spec.model.context), None, tuned.folder))
     base = load(spec.model.name, dtype=spec.model.dtype, context=spec.model.context)
-    return asdict(certificate.replay(base, METHODS.load(spec.method.name).Method.load(base, out), tuned.folder))
+    return asdict(certificate.replay(base, heads.load(spec, base, out), tuned.folder))
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:
