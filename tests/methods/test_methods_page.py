@@ -11,6 +11,7 @@ import pytest
 
 from luthier.cli import main
 from luthier.core.registry import Folder
+from luthier.jobs import matrix
 from luthier.jobs.rates import rates, table
 
 METHODS = Folder("luthier.methods", "method")
@@ -53,6 +54,16 @@ def test_every_method_has_its_rates_with_a_source_and_the_page_shows_them() -> N
         assert known.below == sorted(known.below) and known.below[-1] == float("inf"), method
         assert known.rate == sorted(known.rate, reverse=True), "larger bases take less"
         assert len(known.source) > 10
+
+
+def test_the_page_shows_the_matrix_and_the_verb_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert matrix.page() in INDEX
+    assert main.dispatch(["methods", "--matrix"]) == 0
+    printed = capsys.readouterr().out
+    for row in matrix.rows():
+        assert re.search(r"\s+".join(map(re.escape, row.values())), printed), row
+    assert main.dispatch(["methods", "--matrix", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["matrix"] == matrix.rows()
 
 
 def test_no_page_tells_of_what_is_not_there() -> None:

@@ -11,14 +11,24 @@ from luthier.cli.answer import answer, table
 
 def run(
     name: Annotated[str, typer.Argument(help="One method; left out, all are shown.")] = "",
+    matrix: Annotated[bool, typer.Option("--matrix", help="What goes with what, as a table.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Show methods and their settings: --method NAME --set method.SETTING=VALUE."""
     from luthier.core.registry import Folder
 
+    if matrix:
+        return _matrix(json)
     folder = Folder("luthier.methods", "method")
     content = {"methods": [_described(folder.load(one)) for one in ([name] if name else folder.names())]}
     answer(content, json=json, show=lambda: _show(content["methods"]))
+
+
+def _matrix(json: bool) -> None:
+    from luthier.jobs.matrix import columns, rows
+
+    found = rows()
+    answer({"matrix": found}, json=json, show=lambda: table(columns(), (row.values() for row in found)))
 
 
 def _described(module: Any) -> dict[str, Any]:
