@@ -12,11 +12,13 @@ from luthier.core.sequence import Row
 from luthier.core.spec import TrainSpec
 from luthier.data.read import read
 from luthier.engine.ahead import planned
+from luthier.engine.flat import Flat, Scratch
 from luthier.engine.moments import BLOCK, Packed, levels
 from luthier.engine.optimiser import Optimiser
 from luthier.engine.session import Session
 from luthier.methods import full, lora
 from luthier.methods._groups import ParameterGroup
+from luthier.models.kernels import kernels
 from luthier.models.load import load_folder
 from luthier.objectives import sft
 
@@ -58,7 +60,7 @@ def test_packing_errs_by_half_a_gap_between_levels(signed):
     values = normal(64 * BLOCK) * 10 ** (normal(64 * BLOCK, seed=1) - 3)
     values = values if signed else values.abs()
     values.view(-1, BLOCK)[:, 0] = values.view(-1, BLOCK).abs().amax(1)  # the largest of a block is positive: its byte is exact
-    packed, found = Packed(len(values), signed=signed, device=values.device), torch.empty_like(values)
+    packed, found = Packed.zeros(len(values), signed=signed, device=values.device), torch.empty_like(values)
     packed.write(0, values.clone())
     packed.read(0, found)
     scales = values.view(-1, BLOCK).abs().amax(1, keepdim=True)
@@ -74,8 +76,37 @@ def test_packing_errs_by_half_a_gap_between_levels(signed):
     assert torch.equal(again, found), "what a byte can say comes back as it is"
 
 
+@pytest.mark.parametrize("gradients", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_does_what_the_pieces_do(monkeypatch, dtype, gradients):
+    """A size that is no multiple of a block, small and large gradients, several steps; all but a few bytes at a border between levels."""
+    if kernels(torch.zeros(1)).name == "torch":
+        pytest.skip("no compiler on this machine")
+    if dtype == torch.float32 and gradients == torch.bfloat16:
+        pytest.skip("gradients are never narrower than weights")
+    found = []
+    for kernel in (True, False):
+        with monkeypatch.context() as here:
+            if not kernel:
+                here.setattr(Flat, "_update_bytes", lambda *_, **__: False)
+            p = nn.Parameter(normal(7 * BLOCK + 31).to(dtype))
+            flat = Flat(ParameterGroup("g", [("p", p)]), 0.1, lean=True, scratch=Scratch())
+            for step in range(4):
+                flat.ready()
+                flat.count += 1
+                gradient = (normal(len(p), seed=step) * 10 ** (normal(len(p), seed=step + 9) - 3)).to(gradients)
+                flat.update(gradient, p, rate=1e-2, beta2=0.99, divisor=torch.tensor(1.5))
+            found.append((p.detach().float(), flat.lower, flat.state()))
+    (mine, lower, state), (wanted, _, expected) = found
+    assert torch.allclose(mine, wanted, rtol=2e-3 if dtype == torch.float32 else 2**-8, atol=3e-5)
+    for name in ("exp_avg.codes", "exp_avg_sq.codes"):
+        assert (state[name] == expected[name]).float().mean() > 0.99
+        assert torch.allclose(state[name.replace("codes", "scales")], expected[name.replace("codes", "scales")], rtol=1e-2)
+    assert (lower is not None) == (dtype == torch.bfloat16)
+
+
 def test_packing_a_part_leaves_the_rest_alone():
-    packed, found = Packed(3 * BLOCK, signed=True, device=torch.device("cpu")), torch.ones(3 * BLOCK)
+    packed, found = Packed.zeros(3 * BLOCK, signed=True, device=torch.device("cpu")), torch.ones(3 * BLOCK)
     packed.write(BLOCK, torch.full((BLOCK,), 2.0))
     packed.read(0, found)
     assert found.view(3, BLOCK).unique(dim=1).tolist() == [[0], [2], [0]]
@@ -110,8 +141,6 @@ def test_updates_equal_torchs_adamw(monkeypatch, dtype):
 
 def test_a_weight_and_its_lower_half_are_the_master_bit_for_bit():
     """The rest that a bf16 weight leaves out, ties and both signs included."""
-    from luthier.engine.flat import Flat, Scratch
-
     bits = torch.cat([torch.arange(0x3F7F7000, 0x3F809000), torch.tensor([0, 0x00018000, 0x7F000000])])
     numbers = torch.cat([bits.int().view(torch.float32), -bits.int().view(torch.float32)])
     p = nn.Parameter(torch.zeros(len(numbers), dtype=torch.bfloat16))

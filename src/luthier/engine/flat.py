@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.engine.moments import BLOCK, Packed
+from luthier.models.kernels import Step, kernels
 
 CHUNK = 1 << 18
 """Weights updated at a time: 1 MB a buffer. 2**15 took twice as long on two cores (calls); whole tensors leave the cache between passes."""
@@ -18,6 +19,7 @@ CHUNK = 1 << 18
 CHUNK_THERE = 1 << 24
 """The same on an accelerator, where calls are dear and nothing stays in a cache anyway."""
 
+BETA1 = 0.9
 EPSILON = 1e-8
 
 
@@ -113,7 +115,10 @@ class Flat:
         if self.moments is not None:
             return
         if self.lean:
-            self.moments = (Packed(self.size, signed=True, device=self.device), Packed(self.size, signed=False, device=self.device))
+            self.moments = (
+                Packed.zeros(self.size, signed=True, device=self.device),
+                Packed.zeros(self.size, signed=False, device=self.device),
+            )
         else:
             self.moments = (torch.zeros(self.size, device=self.device), torch.zeros(self.size, device=self.device))
 
@@ -146,10 +151,22 @@ class Flat:
             self._update(slice(0, self.size), None, gradient, rate=rate, beta2=beta2, divisor=divisor)
             return
         start, weight, gradient, size = self.spans[p].start, p.data.view(-1), gradient.reshape(-1), chunk(self.device)
+        if self.lean and self._update_bytes(start, weight, gradient, rate=rate, beta2=beta2, divisor=divisor):
+            return
         for first in range(0, len(weight), size):
             piece = slice(first, min(first + size, len(weight)))
             place = slice(start + piece.start, start + piece.stop)
             self._update(place, weight[piece], gradient[piece], rate=rate, beta2=beta2, divisor=divisor)
+
+    def _update_bytes(self, start: int, weight: Tensor, gradient: Tensor, *, rate: float, beta2: float, divisor: Tensor) -> bool:
+        """In one pass over everything, where there is a kernel for it: a third of the time of the pieces below."""
+        assert self.moments is not None
+        first, second = self.moments
+        assert isinstance(first, Packed) and isinstance(second, Packed)
+        length = len(weight)
+        lower = None if self.lower is None or weight.dtype == torch.float32 else self.lower[start : start + length]
+        step = Step(rate, self.decay, BETA1, beta2, EPSILON, self.count, divisor.float())
+        return kernels(weight).adamw8bit(weight, lower, gradient, first.part(start, length), second.part(start, length), step)
 
     def _update(self, place: slice, weight: Tensor | None, gradient: Tensor, *, rate: float, beta2: float, divisor: Tensor) -> None:
         master, (first, second) = self._master(place, weight), self._moments(place)
@@ -163,7 +180,7 @@ class Flat:
             [],
             [torch.tensor(float(self.count), device=self.device)],
             lr=rate,
-            beta1=0.9,
+            beta1=BETA1,
             beta2=beta2,
             weight_decay=self.decay,
             eps=EPSILON,

@@ -9,6 +9,8 @@ S numbers, a multiple of the block. B blocks.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
@@ -34,23 +36,31 @@ def levels(*, signed: bool) -> Tensor:
     return torch.cat([lower, torch.zeros(1, dtype=torch.float64), upper]).sort().values.float()
 
 
+@dataclass(frozen=True)
 class Packed:
     """Numbers kept in one byte each.
 
     Writing looks the level up by the upper half of the fp32 quotient: 65,536 entries instead of a search, 20 times faster here, and at most
     1/256 of the quotient away from the true border between two levels.
-
-    Args:
-        size: S. signed: whether numbers may be negative.
     """
 
-    def __init__(self, size: int, *, signed: bool, device: torch.device) -> None:
+    codes: Tensor
+    scales: Tensor
+    levels: Tensor
+    table: Tensor
+
+    @classmethod
+    def zeros(cls, size: int, *, signed: bool, device: torch.device) -> Packed:
+        """S zeros. `signed`: whether numbers may be negative."""
         assert size % BLOCK == 0
-        self.levels = levels(signed=signed).to(device)
-        self.table = _nearest(self.levels)
-        zero = int(self.levels.abs().argmin())
-        self.codes = torch.full((size,), zero, dtype=torch.uint8, device=device)
-        self.scales = torch.zeros(size // BLOCK, device=device)
+        numbers = levels(signed=signed).to(device)
+        codes = torch.full((size,), int(numbers.abs().argmin()), dtype=torch.uint8, device=device)
+        return cls(codes, torch.zeros(size // BLOCK, device=device), numbers, _nearest(numbers))
+
+    def part(self, start: int, length: int) -> Packed:
+        """The numbers from `start` on, a view; its last block is whole. `start` is a multiple of the block."""
+        blocks = slice(start // BLOCK, -(-(start + length) // BLOCK))
+        return replace(self, codes=self.codes[start : blocks.stop * BLOCK], scales=self.scales[blocks])
 
     def read(self, start: int, out_S: Tensor) -> None:
         """Fill `out_S` with the numbers from `start` on; both are multiples of the block."""

@@ -29,6 +29,35 @@ class Cut:
     count_T: Tensor
 
 
+class Bytes(Protocol):
+    """Numbers in one byte each (``engine/moments.Packed``): uint8 `codes`, and float32 `scales`, one a block.
+
+    A code names one of float32 `levels` ``[256]``; uint8 `table` ``[65536]`` has the nearest level's code by the bits of a bf16 number.
+    """
+
+    @property
+    def codes(self) -> Tensor: ...
+    @property
+    def scales(self) -> Tensor: ...
+    @property
+    def levels(self) -> Tensor: ...
+    @property
+    def table(self) -> Tensor: ...
+
+
+@dataclass(slots=True, frozen=True)
+class Step:
+    """Numbers of an AdamW update, the `count`-th from 1 on. ``divisor``: the gradient is divided by it; float32, one number."""
+
+    rate: float
+    decay: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    count: int
+    divisor: Tensor
+
+
 class Kernels(Protocol):
     """What both kinds offer. Tensors are contiguous, all of one dtype but for the float32 ones that are named so."""
 
@@ -86,6 +115,13 @@ class Kernels(Protocol):
 
         `places_BL`, int32: row b's are the first ``count_B[b]``; what stands behind them is never looked at but must be places. `q_BHW` is
         scaled already. softcap, window: see `sight.probabilities`; 0 is none. Returns ``[B, H, W]``.
+        """
+        ...
+
+    def adamw8bit(self, weight_n: Tensor, lower_n: Tensor | None, gradient_n: Tensor, first: Bytes, second: Bytes, step: Step) -> bool:
+        """One update in place, moments in bytes, the root of the second. False where it is left to torch, and nothing was done.
+
+        `lower_n`, int16: what bf16 weights leave out of their masters. `gradient_n` may be float32 while the weights are not.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
 import shlex
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from luthier.core import home
 from luthier.core.files import fingerprint
-from luthier.models.kernels import Cut
+from luthier.models.kernels import Bytes, Cut, Step
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
@@ -98,6 +99,15 @@ class Compiled:
         sizes = *places_BL.shape, q_BHW.shape[1], *keys.shape[1:]
         self._call("paged", out.dtype, q_BHW, keys, values, places_BL, count_B, out, *sizes, softcap, window)
         return out
+
+    def adamw8bit(self, weight_n: Tensor, lower_n: Tensor | None, gradient_n: Tensor, first: Bytes, second: Bytes, step: Step) -> bool:
+        gradients = (gradient_n, None) if gradient_n.dtype == weight_n.dtype else (None, gradient_n)
+        moments = (each for moment in (first, second) for each in (moment.codes, moment.scales, moment.levels, moment.table))
+        numbers = step.rate / (1 - step.beta1**step.count), 1 - step.rate * step.decay, step.beta1, step.beta2
+        root_bias = math.sqrt(1 - step.beta2**step.count)
+        given = weight_n, lower_n, *gradients, *moments, step.divisor, len(weight_n)
+        self._call("adamw8bit", weight_n.dtype, *given, *numbers, root_bias, step.epsilon)
+        return True
 
 
 def _argument(value: Tensor | int | float | None) -> Any:

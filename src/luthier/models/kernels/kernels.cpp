@@ -286,6 +286,75 @@ static void paged(const E* q, const E* keys, const E* values, const int32_t* pla
     }
 }
 
+// A float's lower 16 bits, signed: added to those of x, or taken off and kept. Halves are rounded up, so that the rest fits 16 bits.
+static inline void add_bits(float* x, const int16_t* lower, i64 n) {
+    for (i64 i = 0; i < n; i++) {
+        int32_t bits;
+        __builtin_memcpy(&bits, x + i, 4);
+        bits += lower[i];
+        __builtin_memcpy(x + i, &bits, 4);
+    }
+}
+
+static inline void take_bits(float* x, int16_t* lower, i64 n) {
+    for (i64 i = 0; i < n; i++) {
+        int32_t bits;
+        __builtin_memcpy(&bits, x + i, 4);
+        const int32_t upper = (bits + 0x8000) & ~0xffff;
+        lower[i] = int16_t(bits - upper);
+        __builtin_memcpy(x + i, &upper, 4);
+    }
+}
+
+// One AdamW update of n weights whose moments lie in bytes (engine/moments.py says how), in one pass. `lower` is what a bf16 weight leaves out
+// of its fp32 master, null where the weight is the master; `g` or, summed up in fp32, `sum` is the gradient. The second moment's bytes say its root.
+template <class E>
+static void adamw8bit(E* w, int16_t* lower, const E* g, const float* sum, uint8_t* code1, float* scale1, const float* level1,
+                      const uint8_t* table1, uint8_t* code2, float* scale2, const float* level2, const uint8_t* table2, const float* divisor,
+                      i64 n, float step, float keep, float beta1, float beta2, float root_bias, float epsilon) {
+    constexpr i64 BLOCK = 256;
+    const float given = 1.0f / *divisor;
+#pragma omp parallel for schedule(static)
+    for (i64 b = 0; b < (n + BLOCK - 1) / BLOCK; b++) {
+        const i64 start = b * BLOCK, size = n - start < BLOCK ? n - start : BLOCK;
+        float x[BLOCK], gradient[BLOCK], m[BLOCK], root[BLOCK], most1 = 0, most2 = 0;
+        for (i64 i = size; i < BLOCK; i++) m[i] = root[i] = 0;
+        for (i64 i = 0; i < size; i++) x[i] = load(w[start + i]);
+        if (lower) add_bits(x, lower + start, size);
+        if (sum)
+            for (i64 i = 0; i < size; i++) gradient[i] = sum[start + i] * given;
+        else
+            for (i64 i = 0; i < size; i++) gradient[i] = load(g[start + i]) * given;
+        const float s1 = scale1[b], s2 = scale2[b];
+        for (i64 i = 0; i < size; i++) m[i] = level1[code1[start + i]] * s1;
+        for (i64 i = 0; i < size; i++) root[i] = level2[code2[start + i]] * s2;
+#pragma omp simd reduction(max : most1, most2)
+        for (i64 i = 0; i < size; i++) {
+            m[i] = beta1 * m[i] + (1 - beta1) * gradient[i];
+            root[i] = std::sqrt(beta2 * (root[i] * root[i]) + (1 - beta2) * (gradient[i] * gradient[i]));
+            x[i] = x[i] * keep - step * m[i] / (root[i] / root_bias + epsilon);
+            const float length = std::fabs(m[i]);
+            most1 = length > most1 ? length : most1;
+            most2 = root[i] > most2 ? root[i] : most2;
+        }
+        scale1[b] = most1;
+        scale2[b] = most2;
+        const float d1 = most1 > 1.17549435e-38f ? most1 : 1.17549435e-38f, d2 = most2 > 1.17549435e-38f ? most2 : 1.17549435e-38f;
+        bf16 place1[BLOCK], place2[BLOCK];
+#pragma omp simd
+        for (i64 i = 0; i < BLOCK; i++) {
+            place1[i] = narrow<bf16>(m[i] / d1);
+            place2[i] = narrow<bf16>(root[i] / d2);
+        }
+        for (i64 i = 0; i < BLOCK; i++) {  // the last block's padding keeps its zeros
+            code1[start + i] = table1[place1[i]];
+            code2[start + i] = table2[place2[i]];
+        }
+        if (lower) take_bits(x, lower + start, size);
+        for (i64 i = 0; i < size; i++) w[start + i] = narrow<E>(x[i]);
+    }
+}
+
 #define EXPORT(E, NAME)                                                                                                                 \
     void rms_norm_##NAME(const E* x, const E* w, E* y, float* s, i64 T, i64 D, float e) { rms_norm(x, w, y, s, T, D, e); }              \
     void rms_norm_back_##NAME(const E* g, const E* x, const float* s, const E* w, const E* through, E* out, i64 T, i64 D) {             \
@@ -314,6 +383,13 @@ static void paged(const E* q, const E* keys, const E* values, const int32_t* pla
     void paged_##NAME(const E* q, const E* keys, const E* values, const int32_t* place, const i64* count, E* out, i64 B, i64 L, i64 H,  \
                       i64 K, i64 W, float softcap, i64 window) {                                                                        \
         paged(q, keys, values, place, count, out, B, L, H, K, W, softcap, window);                                                      \
+    }                                                                                                                                   \
+    void adamw8bit_##NAME(E* w, int16_t* lower, const E* g, const float* sum, uint8_t* code1, float* scale1, const float* level1,       \
+                          const uint8_t* table1, uint8_t* code2, float* scale2, const float* level2, const uint8_t* table2,             \
+                          const float* divisor, i64 n, float step, float keep, float beta1, float beta2, float root_bias,               \
+                          float epsilon) {                                                                                              \
+        adamw8bit(w, lower, g, sum, code1, scale1, level1, table1, code2, scale2, level2, table2, divisor, n, step, keep, beta1, beta2, \
+                  root_bias, epsilon);                                                                                                  \
     }
 
 extern "C" {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from luthier.models.kernels import Cut
+from luthier.models.kernels import Bytes, Cut, Step
 
 
 class Plain:
@@ -94,6 +94,9 @@ class Plain:
             hidden_BL |= column < count_B[:, None] - window
         p = torch.softmax(scores.masked_fill_(hidden_BL[:, None, None], float("-inf")), dim=-1)
         return (p @ v_BKLW).reshape(rows, heads, width)
+
+    def adamw8bit(self, weight_n: Tensor, lower_n: Tensor | None, gradient_n: Tensor, first: Bytes, second: Bytes, step: Step) -> bool:
+        return False
 
 
 def _masked(scores_KMS: Tensor, n: int) -> Tensor:
