@@ -10,6 +10,7 @@ from luthier.core.files import write_json, write_text
 from luthier.data.eyes import LAYOUT, SEEING
 from luthier.data.patches import CLASSIFIERS, one_piece
 from luthier.data.plain import ENCODERS
+from luthier.data.sources import STARTS, TRANSLATORS
 from luthier.data.tokenizer import Tokenizer, read_json, special_texts
 
 
@@ -22,8 +23,9 @@ class Parts:
         templates: Jinja text by name: ``default``, perhaps ``tool_use``.
         ends: ids that end an answer, by the model's files. end: the first of them to use where a template writes none.
         prefix: ids the tokenizer puts before a plain text.
-        reads: what a row is to the model: ``turns`` of a conversation, a ``text`` as it stands (`luthier.data.plain`), or a ``picture``
-            (`luthier.data.patches`). model: what of config.json decides how pictures are laid out. processor: preprocessor_config.json.
+        reads: what a row is to the model: ``turns`` of a conversation, a ``text`` as it stands (`luthier.data.plain`), a ``source`` of a
+            target (`luthier.data.sources`), or a ``picture`` (`luthier.data.patches`). model: what of config.json
+            decides how rows are laid out. processor: preprocessor_config.json.
         config, generation: contents of tokenizer_config.json and generation_config.json.
     """
 
@@ -64,6 +66,7 @@ def read_parts(folder: Path) -> Parts:
     model = read_json(folder / "config.json")
     reads = _reads(model)
     sees = reads == "picture" or model.get("model_type") in SEEING
+    laid = LAYOUT if sees else STARTS if reads == "source" else ()
     tokenizer = one_piece() if reads == "picture" else Tokenizer.load(folder)
     config, generation = read_json(folder / "tokenizer_config.json"), read_json(folder / "generation_config.json")
     variables = special_texts(folder)
@@ -86,14 +89,15 @@ def read_parts(folder: Path) -> Parts:
         config=config,
         generation=generation,
         reads=reads,
-        model={key: model[key] for key in LAYOUT if key in model} if sees else {},
+        model={key: model[key] for key in laid if key in model},
         processor=read_json(folder / "preprocessor_config.json") if sees else {},
     )
 
 
 def _reads(model: dict[str, Any]) -> str:
     kind = model.get("model_type")
-    return "text" if kind in ENCODERS else "picture" if kind in CLASSIFIERS else "turns"
+    kinds = {"text": ENCODERS, "picture": CLASSIFIERS, "source": TRANSLATORS}
+    return next((name for name, known in kinds.items() if kind in known), "turns")
 
 
 def write_parts(parts: Parts, folder: Path, *, templates: dict[str, str], ends: frozenset[int]) -> None:
@@ -107,7 +111,7 @@ def write_parts(parts: Parts, folder: Path, *, templates: dict[str, str], ends: 
     config = {key: value for key, value in parts.config.items() if key != "chat_template"}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **parts.variables, **config}
     write_json(folder / "tokenizer_config.json", config)
-    if parts.reads == "text":
+    if parts.reads in ("text", "source"):
         return
     write_json(
         folder / "generation_config.json",

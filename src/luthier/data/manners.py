@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from luthier.core.sequence import Pictured
 from luthier.data.eyes import Eyes
 from luthier.data.folder import Parts
 from luthier.data.patches import Patches
 from luthier.data.plain import Plain
+from luthier.data.sources import Sources
+from luthier.data.turns import Turn
 
 
-def plain_of(parts: Parts) -> Plain | Patches | None:
+def plain_of(parts: Parts) -> Plain | Patches | Sources | None:
     """For rows that no template applies to; None for conversations.
 
     Raises:
@@ -16,6 +19,8 @@ def plain_of(parts: Parts) -> Plain | Patches | None:
     """
     if parts.reads == "picture":
         return Patches(parts.model, parts.processor, where=parts.where)
+    if parts.reads == "source":
+        return Sources(parts.tokenizer, parts.model, parts.end, where=parts.where)
     return Plain(parts.tokenizer, where=parts.where) if parts.reads == "text" else None
 
 
@@ -23,3 +28,9 @@ def eyes_of(parts: Parts) -> Eyes | None:
     """For conversations with pictures; None for models that read words alone. Raises as `plain_of`."""
     among_words = parts.reads == "turns" and bool(parts.model)
     return Eyes(parts.model, parts.processor, parts.tokenizer, where=parts.where) if among_words else None
+
+
+def before(manner: Plain | Patches | Sources, turn: Turn) -> list[int]:
+    """What a model without a template reads before its answer, with what it sees or hears."""
+    read = manner.read(turn)
+    return Pictured(read, tuple(map(str, turn.media))) if turn.media else read

@@ -15,7 +15,7 @@ from luthier.core.example import Example, Message
 from luthier.core.files import fingerprint
 from luthier.core.sequence import Pictured, Sequence
 from luthier.data.folder import Parts, read_parts, write_parts
-from luthier.data.manners import eyes_of, plain_of
+from luthier.data.manners import before, eyes_of, plain_of
 from luthier.data.media import Pictures
 from luthier.data.patches import Patches
 from luthier.data.paths import Paths
@@ -121,7 +121,7 @@ class Renderer:
             DataError: the template refuses the conversation.
         """
         if self.plain:
-            return self.plain.read(asked(messages))
+            return before(self.plain, asked(messages))
         text = self._for(tools).text(messages, tools=tools, generate=True)
         if self.eyes is None:
             return self.tokenizer.encode(text)
@@ -133,7 +133,7 @@ class Renderer:
         """What precedes the last answer of a row (for a pair: its two answers): evaluation generates from here."""
         if self.plain:
             (strand,) = self.strands(example)
-            return self.encode_turn(strand.turns[0])[0]
+            return before(self.plain, strand.turns[0])
         if example.form == "text":
             return list(self.parts.prefix)
         if self.joins(example):

@@ -49,10 +49,12 @@ def working(sample: Sample, pack: Pack, *, blocks: int, vocabulary: int, forests
         forests: of the step the pack belongs to; gradients of several are added up in fp32.
     """
     few, more = (min(vocabulary, size) for size in VOCABULARY)
-    one, two = (_phases(sample(depth, few), pack, forests) for depth in (1, 2))
+    least = sample(1, few)
+    stacks = len(least.model.blocks())  # an encoder-decoder has a block of each
+    one, two = _phases(least, pack, forests), _phases(sample(2, few), pack, forests)
     wide = _phases(sample(1, more), pack, forests) if more > few else one
     share = (vocabulary - few) / (more - few) if more > few else 0.0
-    whole = {name: one[name] + (blocks - 1) * (two[name] - one[name]) + share * (wide[name] - one[name]) for name in one}
+    whole = {name: one[name] + (blocks / stacks - 1) * (two[name] - one[name]) + share * (wide[name] - one[name]) for name in one}
     return Working(int(whole.pop("activations")), int(max(whole.values())))
 
 

@@ -6,7 +6,7 @@ B rows, V vocabulary, D width of a state.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from luthier.core.errors import DataError, SpecError
+from luthier.inference.beside import Beside
 from luthier.inference.keeper import Keeper, Owner
 from luthier.inference.pick import Picker
 from luthier.inference.prefill import Prompt, media_of, prefill, shared, stacked
-from luthier.inference.reader import Reader
+from luthier.inference.reader import Reader, answering
 from luthier.inference.routes import Routes, routed
 from luthier.models import slot
 from luthier.models.model import Model
@@ -96,7 +97,7 @@ def generate(
         for rows in _batches(prompts, limits, owners, budget):
             picker = Picker(rows, temperature=temperature, top_p=top_p, seed=seed)
             asked, theirs = [prompts[row] for row in rows], [owners[row] for row in rows]
-            writing = Writing(reader, asked, picker, limit=max(limits[row] for row in rows), owners=theirs, keeper=keeper, routes=routes)
+            writing = begin(reader, asked, picker, limit=max(limits[row] for row in rows), owners=theirs, keeper=keeper, routes=routes)
             for _ in _write(writing, rows, found, limits, stop):
                 done += 1
                 if on_progress:
@@ -206,16 +207,20 @@ class Writing:
             self.routes.send(self.adapters_B[rows_T])
 
 
-@contextmanager
-def answering(model: Model) -> Iterator[None]:
-    """No gradients and no dropout, for a while."""
-    training = model.network.training
-    model.network.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.network.train(training)
+def begin(
+    reader: Reader,
+    prompts: list[Prompt],
+    picker: Picker,
+    *,
+    limit: int,
+    owners: list[Owner],
+    keeper: Keeper | None = None,
+    routes: Routes | None = None,
+) -> Writing | Beside:
+    """Rows that write together, in the way of their model's family. Arguments as of `Writing`."""
+    if hasattr(reader.model.family, "writer"):
+        return Beside(reader, prompts, picker, routed=routes is not None)
+    return Writing(reader, prompts, picker, limit=limit, owners=owners, keeper=keeper, routes=routes)
 
 
 def _batches(prompts: list[Prompt], limits: list[int], owners: list[Owner], budget: int) -> Iterator[list[int]]:
@@ -238,7 +243,7 @@ def _cost(rows: list[int], prompts: list[Prompt], limits: list[int], owners: lis
     return common + len(rows) * (max(len(prompts[row]) for row in rows) - common + max(limits[row] for row in rows))
 
 
-def _write(writing: Writing, rows: list[int], found: list[Generation], limits: list[int], stop: frozenset[int]) -> Iterator[int]:
+def _write(writing: Writing | Beside, rows: list[int], found: list[Generation], limits: list[int], stop: frozenset[int]) -> Iterator[int]:
     """Write until every row has ended; yields each row as it ends."""
     running = dict(enumerate(rows))  # place in the batch -> row
     places = len(rows)

@@ -9,7 +9,9 @@ T tokens (or rows, one token each), H query heads, K key-value heads, D width of
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
+from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any, cast
 
@@ -29,6 +31,18 @@ from luthier.models.slot import Slot
 
 ROWS = 16
 """The number of rows the matmul library lays weights out for; the layout serves any number."""
+
+
+@contextmanager
+def answering(model: Model) -> Iterator[None]:
+    """No gradients and no dropout, for a while."""
+    training = model.network.training
+    model.network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.network.train(training)
 
 
 class Reader:

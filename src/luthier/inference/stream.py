@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from luthier.inference.generate import WORTH_PACKING, Writing, check_settings, room
+from luthier.inference.generate import WORTH_PACKING, begin, check_settings, room
 from luthier.inference.keeper import Keeper
 from luthier.inference.pick import Picker
 from luthier.models import slot
@@ -62,7 +62,7 @@ def tokens(
 
 def _tokens(model: Model, prompt: list[int], limit: int, picker: Picker, stop: frozenset[int], keeper: Keeper) -> Iterator[int]:
     reader = keeper.reader(model, pack=limit >= WORTH_PACKING)
-    writing = Writing(reader, [prompt], picker, limit=limit, owners=[(model.network, slot.answers(model.network))], keeper=keeper)
+    writing = begin(reader, [prompt], picker, limit=limit, owners=[(model.network, slot.answers(model.network))], keeper=keeper)
     said: list[int] = []
     try:
         while len(said) < limit:

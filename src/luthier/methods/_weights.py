@@ -22,9 +22,9 @@ def trained(model: Model) -> dict[str, nn.Parameter]:
 
 def embeddings(model: Model) -> list[nn.Module]:
     """Everything before the first block, in the order networks are built: rows for tokens and places, and towers that see or hear."""
-    module, blocks, found = cast(nn.Module, model.network.base_model), model.blocks(), []
-    path = next(path for path, inner in module.named_modules() if inner is blocks)
-    for step in path.split("."):
+    module, first, found = cast(nn.Module, model.network.base_model), model.blocks()[0], []
+    path = next(path for path, inner in module.named_modules() if inner is first)
+    for step in path.split(".")[:-1]:
         children = dict(module.named_children())
         found += [children[name] for name in list(children)[: list(children).index(step)]]
         module = children[step]

@@ -126,5 +126,5 @@ def _refused(path: str, value: Any, where: str, remedy: str, code: str) -> Model
 
 
 def _is_dropout(key: str, value: Any) -> bool:
-    named = key.endswith(("dropout", "pdrop", "jitter_noise")) or "dropout_prob" in key
+    named = key.endswith(("dropout", "dropout_rate", "layerdrop", "pdrop", "jitter_noise")) or "dropout_prob" in key
     return named and isinstance(value, int | float) and not isinstance(value, bool)

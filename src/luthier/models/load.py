@@ -107,6 +107,9 @@ def shallow(config: PretrainedConfig, *, renderer: Renderer, blocks: int, vocabu
     """A network of real widths with few blocks and token ids, its weights random: what a block asks of memory can be seen on it."""
     small = copy.deepcopy(config)
     small.num_hidden_layers, small.vocab_size = blocks, vocabulary
+    for stack in ("num_decoder_layers", "decoder_layers"):
+        if hasattr(small, stack):
+            setattr(small, stack, blocks)
     if getattr(small, "layer_types", None):
         small.layer_types = small.layer_types[:blocks]
     small.pad_token_id = small.bos_token_id = small.eos_token_id = None

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from luthier.core.errors import ModelError
 from luthier.inference.reader import Reader
 from luthier.inference.routes import NAME, Routed, Routes, Stack
 from luthier.methods._lowrank import LowRank
@@ -46,6 +47,13 @@ class Crowd:
     """
 
     def __init__(self, model: Model, *, pack: bool = True) -> None:
+        if hasattr(model.family, "writer"):
+            raise ModelError(
+                f"{model.name} writes beside a source, which the service does not serve yet.",
+                where="model",
+                remedy="Ask it with `luthier evaluate`, or serve a decoder.",
+                code="not_served",
+            )
         for path in model.linears():
             slot.place(model.network, path)
         self.model = model
