@@ -32,6 +32,9 @@ def test_a_job_is_made_listed_shown_followed_and_ended(rows: Path, capsys: pytes
     again = told(capsys, "create", made["training_file"], "--valid", made["training_file"])
     assert [job["id"] for job in told(capsys, "list")["jobs"]] == [again["id"], made["id"]]
     assert told(capsys, "show", made["id"])["queue_position"] == 1
+    assert dispatch(["jobs", "show", made["id"]]) == 0
+    shown = capsys.readouterr().out
+    assert "supervised: n_epochs auto, batch_size auto" in shown and time.strftime("%Y-%m-%d", time.gmtime(made["created_at"])) in shown
     assert told(capsys, "cancel", made["id"])["state"] == "cancelled"
     assert dispatch(["jobs", "events", made["id"], "--follow"]) == 0
     assert [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()] == [
@@ -48,7 +51,7 @@ def test_what_cannot_be_done_is_told(rows: Path) -> None:
 
     with pytest.raises(NotFound, match="There is no job ftjob-x"):
         dispatch(["jobs", "pause", "ftjob-x"])
-    with pytest.raises(NotFound, match="There is no file 'nowhere'"):
+    with pytest.raises(NotFound, match="There is no file nowhere here"):
         dispatch(["jobs", "create", "nowhere"])
     with pytest.raises(SpecError, match="Did you mean rank"):
         dispatch(["jobs", "create", str(rows), "--set", "method.rnk=4"])

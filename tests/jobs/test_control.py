@@ -60,7 +60,7 @@ def test_a_pause_is_taken_back_before_it_happens_and_a_cancel_overrules_it(servi
     assert control.resume(service.database, queued, service.who).wanted is None
     control.pause(service.database, queued, service.who)
     assert control.cancel(service.database, queued, service.who).wanted == "cancel"
-    with pytest.raises(SpecError):
+    with pytest.raises(SpecError, match="is being cancelled and cannot be paused"):
         control.pause(service.database, queued, service.who)
     with pytest.raises(SpecError):
         control.resume(service.database, queued, service.who)
@@ -70,7 +70,7 @@ def test_a_pause_is_taken_back_before_it_happens_and_a_cancel_overrules_it(servi
 
 def test_a_job_whose_files_are_checked_is_cancelled_and_not_paused(service: Service, rows: Path) -> None:
     job_id = service.submit(service.upload(rows)).id
-    with pytest.raises(SpecError, match="is validating_files and cannot become paused"):
+    with pytest.raises(SpecError, match=r"is validating_files and cannot be paused\. It can be cancelled"):
         control.pause(service.database, job_id, service.who)
     assert control.cancel(service.database, job_id, service.who).state == "cancelled"
 
@@ -78,7 +78,7 @@ def test_a_job_whose_files_are_checked_is_cancelled_and_not_paused(service: Serv
 def test_what_is_over_stays_and_says_so(service: Service, queued: str) -> None:
     control.cancel(service.database, queued, service.who)
     for ask in (control.cancel, control.pause, control.resume):
-        with pytest.raises(SpecError, match=r"is cancelled and cannot become .* It is over; make a new one") as refused:
+        with pytest.raises(SpecError, match=r"is cancelled and cannot be .* It is over; make a new one") as refused:
             ask(service.database, queued, service.who)
         assert refused.value.code == "job_state"
     assert deeds(service, queued) == ["job.create", "job.cancel"], "what is refused is no deed"

@@ -182,7 +182,7 @@ def test_only_the_moves_of_the_table_are_made(service: Service, job: Any) -> Non
             with service.database.write() as session:
                 row = queue.locked(session, job.id)
                 row.state = state
-                with pytest.raises(SpecError, match=f"is {state} and cannot become {to}") as refused:
+                with pytest.raises(SpecError, match=f"is {state} and cannot be ") as refused:
                     states.move(session, row, to, "never")
                 assert refused.value.code == "job_state"
                 session.rollback()

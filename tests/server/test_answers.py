@@ -106,6 +106,12 @@ def test_what_cannot_be_answered(http: httpx2.Client, change: dict[str, Any], pa
         assert str(answer.json()["error"]["param"]).startswith(param)
 
 
+def test_codes_that_programs_look_for(http: httpx2.Client) -> None:
+    ask = {"model": "luthier-mini", "messages": [{"role": "user", "content": "word " * 5000}]}
+    assert http.post("/v1/chat/completions", json=ask).json()["error"]["code"] == "context_length_exceeded"
+    assert http.post("/v1/chat/completions", json={**ask, "model": "gpt-4o"}).json()["error"]["code"] == "model_not_found"
+
+
 def test_stored_completions(client: openai.OpenAI) -> None:
     kept = client.chat.completions.create(**ASKED, store=True, metadata={"shop": "a b"})
     other = client.chat.completions.create(**ASKED, store=True)

@@ -113,6 +113,18 @@ def test_jobs_that_cannot_be(http: httpx2.Client, file_id: str, change: dict[str
         assert str(answer.json()["error"]["param"]).startswith(param)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hyperparameters": {"n_epochs": 0}}, "Input should be 'auto'; or Input should be greater than or equal to 1"),
+        ({"suffix": "my desk"}, "it takes letters, digits, dots, dashes and underscores"),
+    ],
+)
+def test_what_would_do_is_said(http: httpx2.Client, file_id: str, change: dict[str, Any], said: str) -> None:
+    answer = http.post("/v1/fine_tuning/jobs", json={"model": "luthier-mini", "training_file": file_id, **change})
+    assert answer.status_code == 400 and said in answer.json()["error"]["message"]
+
+
 def test_a_file_for_something_else(client: openai.OpenAI) -> None:
     other = client.files.create(file=("a.jsonl", ROWS), purpose="batch")
     with pytest.raises(openai.BadRequestError) as caught:

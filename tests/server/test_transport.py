@@ -49,7 +49,7 @@ def test_no_such_path_and_no_such_method(http: httpx2.Client) -> None:
 
 @pytest.mark.parametrize(
     ("header", "code"),
-    [(None, "no_key"), ("Bearer lk-wrong", "wrong_key"), ("Basic bGs6", "no_key"), ("Bearer", "no_key")],
+    [(None, "no_key"), ("Bearer lk-wrong", "invalid_api_key"), ("Basic bGs6", "no_key"), ("Bearer", "no_key")],
 )
 def test_without_a_key_nothing_is_told(live: Live, header: str | None, code: str) -> None:
     for path in ("/v1/files", "/v1/nothing", "/metrics"):
@@ -85,7 +85,7 @@ def test_limits_are_told_and_kept(live: Live) -> None:
         http.get("/v1/files")
         answer = http.get("/v1/files")
     assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1 and int(answer.headers["retry-after-ms"]) > 0
-    assert fault(answer)["type"] == "rate_limit_error"
+    assert (fault(answer)["type"], fault(answer)["code"]) == ("rate_limit_error", "rate_limit_exceeded")
 
 
 def test_a_full_project_is_not_asked_again(live: Live) -> None:

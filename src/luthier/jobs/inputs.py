@@ -7,7 +7,6 @@ A link and no copy, so that a file that is deleted is gone. The name is made of 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from luthier.core.spec import Spec
 from luthier.data.render import Renderer
 from luthier.jobs import specs
 from luthier.jobs.derive import usual_rate
+from luthier.jobs.names import of_file
 from luthier.jobs.prepare import DataRefused
 from luthier.models.config import read_config
 from luthier.models.find import find
@@ -34,8 +34,6 @@ from luthier.store.tables.jobs import Job
 
 ROLES = {"training": "training_file", "validation": "validation_file"}
 """Folder of a file -> its field on the wire."""
-
-KINDS = re.compile(r"\.(jsonl|json|csv|tsv|parquet|txt|md)(\.gz)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ def placed(database: Database, blobs: Blobs, job: Job) -> Iterator[Inputs]:
             if file_id := getattr(job, field):
                 file = _row(database, file_id, field)
                 names[role] = file.filename
-                link = home() / "inputs" / job.id / role / _safe(file.filename)
+                link = home() / "inputs" / job.id / role / of_file(file.filename)
                 places[role] = _link(link, stack.enter_context(blobs.path(file.digest)))
         yield Inputs(places, names)
 
@@ -114,13 +112,6 @@ def _row(database: Database, file_id: str, field: str) -> File:
             f"The {field} {file_id} was deleted.", where=field, remedy="Upload it again and make a new job.", code="unknown_file"
         )
     return file
-
-
-def _safe(filename: str) -> str:
-    """A file's name in letters, digits and dashes, with its kind where it is one of ours."""
-    kind = KINDS.search(filename.lower())
-    stem = filename[: kind.start()] if kind else filename
-    return (re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:40] or "data") + (kind.group() if kind else "")
 
 
 def _link(link: Path, place: Path) -> Path:

@@ -73,6 +73,9 @@ def tell(session: Session, job: Job, message: str, *, level: str = "info", data:
 
 def illegal(job: Job, to: str) -> SpecError:
     """Why a job cannot become what was asked for."""
-    after = sorted(MOVES[job.state])
-    remedy = f"From {job.state} it can become {', '.join(after)}." if after else "It is over; make a new one."
-    return SpecError(f"Job {job.id} is {job.state} and cannot become {to}.", remedy=remedy, code="job_state")
+    asked = {"paused": "paused", "queued": "resumed", "cancelled": "cancelled"}
+    may = [word for state, word in asked.items() if state in MOVES[job.state] and (state != "queued" or job.state == "paused")]
+    ends = not may or job.wanted == "cancel"
+    state = "being cancelled" if job.wanted == "cancel" else job.state
+    remedy = "It is over; make a new one." if ends else f"It can be {' or '.join(may)}."
+    return SpecError(f"Job {job.id} is {state} and cannot be {asked.get(to, to)}.", remedy=remedy, code="job_state")

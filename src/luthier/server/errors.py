@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import HTTPException as FastapiException
@@ -25,8 +25,22 @@ log = logging.getLogger("luthier.server")
 FIELD = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*")
 """A place in an error that is a field of the request, and no file of ours."""
 
+PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "it takes letters, digits, dots, dashes and underscores, and begins with a letter or digit",
+    r"^[0-9]{1,9}$": "it takes the number of a token",
+}
+"""In words, what a pattern of `wire` wants."""
+
 AGAIN = frozenset({"closing", "models_full", "too_late"})
 """Trouble of answers that passes by itself. What an adapter is refused for does not: asking again would change nothing."""
+
+AS_CLIENTS_KNOW = {
+    "prompt_too_long": "context_length_exceeded",
+    "unknown_model": "model_not_found",
+    "wrong_key": "invalid_api_key",
+    "rate_limit": "rate_limit_exceeded",
+}
+"""Codes that programs around the client look for by their name at OpenAI; others are ours."""
 
 SCALARS = ("str", "int", "float", "bool", "constrained-int", "constrained-str")
 STATUS_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -59,7 +73,7 @@ class WireError(FastapiException):
 def body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """The JSON of an error."""
     kind = STATUS_TYPES.get(status, "server_error" if status >= 500 else INVALID)
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {"error": {"message": message, "type": kind, "param": param, "code": AS_CLIENTS_KNOW.get(code or "", code)}}
 
 
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> WireError:
@@ -117,7 +131,14 @@ def from_validation(error: RequestValidationError) -> WireError:
     if first["type"] == "missing":
         return invalid(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
     code = "invalid_type" if first["type"].endswith(("_type", "_parsing")) else "invalid_value"
-    return invalid(f"Invalid '{param}': {first['msg']}." if param else f"Invalid request: {first['msg']}.", param=param, code=code)
+    said = _said(complaints, place)
+    return invalid(f"Invalid '{param}': {said}." if param else f"Invalid request: {said}.", param=param, code=code)
+
+
+def _said(complaints: Sequence[Any], place: list[str]) -> str:
+    """What is wrong at `place`: where a field may be one of several things, what each of them wants. pydantic tells of each by itself."""
+    here = [c for c in complaints if [str(part) for part in c["loc"][1:] if not _is_branch(part)] == place]
+    return "; or ".join(dict.fromkeys(PATTERNS.get(c.get("ctx", {}).get("pattern", ""), c["msg"]) for c in here))
 
 
 def _is_branch(part: int | str) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
+from luthier.jobs.names import of_file
 from luthier.store.blobs import Blobs
 from luthier.store.database import Database
 from luthier.store.tables.files import File
@@ -29,7 +30,6 @@ LOOKED_AT = ("fine-tune",)
 
 SECONDS = 1800.0
 """Longest look: 8 GB at a slow 5 MB/s."""
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 
 
 class Examiner:
@@ -89,10 +89,9 @@ class Examiner:
             session.execute(changed)
 
     def _report(self, file: File) -> dict[str, Any]:
-        """How rows lie in a file is told by its suffix too, and blobs have none: so the process sees a link that has it."""
+        """How rows lie in a file is told by its suffix too, and blobs have none: so the process sees a link that has it, as a job will."""
         with self.blobs.path(file.digest) as path, tempfile.TemporaryDirectory(prefix="luthier-") as folder:
-            suffix = next((known for known in SUFFIXES if file.filename.lower().removesuffix(".gz").endswith(known)), ".jsonl")
-            link = Path(folder) / f"data{suffix}"
+            link = Path(folder) / of_file(file.filename)
             link.symlink_to(path)
             return self._asked(link, file.filename)
 

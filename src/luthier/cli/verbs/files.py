@@ -63,7 +63,8 @@ def show(file: Id, project: Project = "default", database: Url = "", json: Json 
     """What is known of one file."""
     with placed(database, project) as place:
         content = _facts(_find(place, file))
-    answer(content, json=json, show=lambda: table(("what", "value"), [(key, value) for key, value in content.items() if value is not None]))
+    told = [(key, _day(value) if key.endswith("_at") else value) for key, value in content.items() if value is not None]
+    answer(content, json=json, show=lambda: table(("what", "value"), told))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,7 +77,7 @@ def show(job: Id, project: Project = "default", database: Url = "", json: Json =
     with placed(database, project) as place, place.database.read() as session:
         found = control.find(session, job, place.who.project_id)
         content = _facts(found) | {"queue_position": queue.position(session, found)}
-    answer(content, json=json, show=lambda: table(("what", "value"), [(key, value) for key, value in content.items() if value]))
+    answer(content, json=json, show=lambda: table(("what", "value"), _told(content)))
 
 
 @app.command()
@@ -134,9 +135,13 @@ def _control(what: str, job: str, project: str, url: str, json: bool) -> None:
 
 def _file(place: Place, name: str) -> str:
     """The id of a file: `name` itself, or that of the upload of a file of this machine."""
+    from luthier.core.errors import NotFound
     from luthier.store.blobs import Blobs
 
     path = Path(name).expanduser()
+    if not path.is_file() and not name.startswith("file-"):
+        what = f"There is no file {name} here."
+        raise NotFound(what, remedy="Give a path, or the id of a file that was uploaded: `luthier files list` shows them.", code="no_file")
     return uploaded(place, path, blobs=Blobs.open(place.database), purpose="fine-tune").id if path.is_file() else name
 
 
@@ -164,6 +169,20 @@ def _facts(job: Job) -> dict[str, Any]:
         "device",
     )
     return {name: getattr(job, name) for name in names + more}
+
+
+def _told(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The facts of a job in words."""
+    for name, value in content.items():
+        if value and name.endswith(("_at", "_finish")):
+            yield name, _day(value)
+        elif value and name == "method":
+            numbers = value[value["type"]]["hyperparameters"]
+            yield name, f"{value['type']}: " + ", ".join(f"{key} {number}" for key, number in numbers.items())
+        elif value and name in ("error", "verdict"):
+            yield name, value.get("message") or value.get("sentence") or str(value)
+        elif value:
+            yield name, ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _event(event: JobEvent) -> dict[str, Any]:
