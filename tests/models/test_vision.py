@@ -23,6 +23,7 @@ from luthier.core.spec import DataSpec, TrainSpec
 from luthier.data.pictures import pixels
 from luthier.data.read import read
 from luthier.data.render import Renderer
+from luthier.data.said import Answers
 from luthier.data.tokenise import tokenise
 from luthier.engine.ahead import planned
 from luthier.engine.forest import Forest
@@ -81,7 +82,7 @@ def table(model: Any, file: Path) -> Any:
 
 
 def asked(table: Any, renderer: Any) -> predict.Objective:
-    found, _ = predict.Objective(predict.Options()).settle(table, [], renderer)
+    found, _ = predict.Objective(predict.Options()).settle(table, [], renderer, Answers("auto"))
     return predict.Objective(predict.Options(**found))
 
 
@@ -103,7 +104,7 @@ def test_loss_and_gradients_equal_transformers_classifier(kind: str, budget: int
     assert objective.meaning is not None
     model.predictor = Predictor(32, objective.meaning, seed=5)
     assert model.predictor.begin_as(own) == "The head begins as the base's own for 3 labels."
-    laid = objective.lay(found, model.renderer)
+    laid = objective.lay(found, model.renderer, Answers("auto"))
     session = Session(model, Headed(method), objective, rows=laid, train=TRAIN.model_copy(update={"tokens_per_pack": budget}))
     plan = planned(list(laid), budget)
     assert len(plan.packs) == (5 if budget == 40 else 1)
@@ -129,7 +130,7 @@ def test_parts_are_found(kind: str, make: Callable[..., Any]) -> None:
 
 def test_a_forest_that_is_cut_keeps_whole_pictures(make: Callable[..., Any], rows: Path) -> None:
     model = make()
-    laid = asked(found := table(model, rows), model.renderer).lay(found, model.renderer)
+    laid = asked(found := table(model, rows), model.renderer).lay(found, model.renderer, Answers("auto"))
     (pack,) = planned(list(laid), 10_000).packs
     for tokens, kept in ((1, 1), (17, 1), (40, 2), (1000, 9)):
         part = pack.beginning(tokens)
@@ -144,7 +145,7 @@ def test_it_learns_and_is_saved_for_others_to_load(method: Any, make: Callable[.
     method.attach(model, seed=0)
     model.predictor = Predictor(32, objective.meaning, seed=5)  # type: ignore[arg-type]
     train = TRAIN.model_copy(update={"epochs": 20, "learning_rate": 1e-2})
-    session = Session(model, Headed(method), objective, rows=objective.lay(found, model.renderer), train=train)
+    session = Session(model, Headed(method), objective, rows=objective.lay(found, model.renderer, Answers("auto")), train=train)
     losses = [session.advance().loss for _ in range(session.steps)]
     assert losses[-1] < 0.3 * losses[0]
 
@@ -188,7 +189,7 @@ def test_rows_of_words_are_refused(row: dict[str, str], text: str, make: Callabl
 def test_pictures_are_refused_by_models_of_words(rows: Path, tiny_renderer: Renderer, plain_renderer: Renderer) -> None:
     example = next(iter(read(rows)))
     for renderer in (tiny_renderer, plain_renderer):
-        with pytest.raises(DataError, match="a picture, which this model cannot see") as caught:
+        with pytest.raises(DataError, match="a picture or a sound, which this model does not take in") as caught:
             renderer.render(example)  # type: ignore[arg-type]
         assert (caught.value.code, caught.value.where) == ("unsupported_media", f"{rows} row 1")
 
@@ -219,7 +220,7 @@ def test_handwritten_digits_are_learned(make: Callable[..., Any], tmp_path: Path
     objective, method = asked(found, model.renderer), full.Method()
     method.attach(model, seed=0)
     model.predictor = Predictor(48, objective.meaning, seed=0)  # type: ignore[arg-type]
-    laid = list(objective.lay(found, model.renderer))
+    laid = list(objective.lay(found, model.renderer, Answers("auto")))
     train = TRAIN.model_copy(update={"epochs": 16, "rows_per_step": 32, "learning_rate": 4e-3})
     session = Session(model, Headed(method), objective, rows=laid[:300], train=train)
     for _ in range(session.steps):

@@ -20,12 +20,12 @@ class Source:
 
 
 MARK = "\ufffc"
-"""Stands among a message's words where a picture is: Unicode's own character for an object."""
+"""Stands among a message's words where a picture or a sound is: Unicode's own character for an object."""
 
 
 @dataclass(slots=True, frozen=True)
 class Medium:
-    """A picture a row names.
+    """A picture or a sound a row names.
 
     Attributes:
         kind: what it is. path: of its file. digest: the beginning of its SHA-256 when it was checked, as hex.
@@ -33,7 +33,7 @@ class Medium:
 
     DIGEST_BYTES: ClassVar[int] = 16
 
-    kind: Literal["image"]
+    kind: Literal["image", "audio"]
     path: str
     digest: str
 
@@ -44,8 +44,7 @@ class Medium:
     def parse(cls, reference: str) -> Medium:
         """What `str` told."""
         kind, digest, path = reference.split(":", 2)
-        assert kind == "image"
-        return cls("image", path, digest)
+        return cls("audio" if kind == "audio" else "image", path, digest)
 
 
 @dataclass(slots=True)
@@ -60,7 +59,7 @@ class Message:
         tool_calls: OpenAI shape, ``{"id", "type": "function", "function": {"name", "arguments"}}``; arguments stay as given.
         tool_call_id: for a ``tool`` turn, the call it answers.
         name: for a ``tool`` turn the tool, else the speaker.
-        media: pictures, in the order of the marks (`MARK`) in `content`.
+        media: pictures and sounds, in the order of the marks (`MARK`) in `content`.
     """
 
     role: str

@@ -8,6 +8,7 @@ from typing import Any
 
 from luthier.core.files import write_json, write_text
 from luthier.data.eyes import LAYOUT, SEEING
+from luthier.data.hearing import HEARD, HEARERS, SAID, TRANSCRIBERS
 from luthier.data.patches import CLASSIFIERS, one_piece
 from luthier.data.plain import ENCODERS
 from luthier.data.sources import STARTS, TRANSLATORS
@@ -24,7 +25,7 @@ class Parts:
         ends: ids that end an answer, by the model's files. end: the first of them to use where a template writes none.
         prefix: ids the tokenizer puts before a plain text.
         reads: what a row is to the model: ``turns`` of a conversation, a ``text`` as it stands (`luthier.data.plain`), a ``source`` of a
-            target (`luthier.data.sources`), or a ``picture`` (`luthier.data.patches`). model: what of config.json
+            target (`luthier.data.sources`), or a ``picture``, ``sound`` or ``speech``. model: what of config.json
             decides how rows are laid out. processor: preprocessor_config.json.
         config, generation: contents of tokenizer_config.json and generation_config.json.
     """
@@ -65,9 +66,9 @@ def read_parts(folder: Path) -> Parts:
     """
     model = read_json(folder / "config.json")
     reads = _reads(model)
-    sees = reads == "picture" or model.get("model_type") in SEEING
-    laid = LAYOUT if sees else STARTS if reads == "source" else ()
-    tokenizer = one_piece() if reads == "picture" else Tokenizer.load(folder)
+    sees, hears = reads == "picture" or model.get("model_type") in SEEING, reads in ("sound", "speech")
+    laid = LAYOUT if sees else HEARD if hears else STARTS if reads == "source" else ()
+    tokenizer = one_piece() if reads in ("picture", "sound") else Tokenizer.load(folder)
     config, generation = read_json(folder / "tokenizer_config.json"), read_json(folder / "generation_config.json")
     variables = special_texts(folder)
     ends = [*_ids(tokenizer.id_of(variables.get("eos_token", ""))), *_ids(generation.get("eos_token_id")), *_ids(model.get("eos_token_id"))]
@@ -89,14 +90,15 @@ def read_parts(folder: Path) -> Parts:
         config=config,
         generation=generation,
         reads=reads,
-        model={key: model[key] for key in laid if key in model},
-        processor=read_json(folder / "preprocessor_config.json") if sees else {},
+        model={key: model[key] for key in laid if key in model}
+        | {key: generation[key] for key in (SAID if reads == "speech" else ()) if generation.get(key) is not None},
+        processor=read_json(folder / "preprocessor_config.json") if sees or hears else {},
     )
 
 
 def _reads(model: dict[str, Any]) -> str:
     kind = model.get("model_type")
-    kinds = {"text": ENCODERS, "picture": CLASSIFIERS, "source": TRANSLATORS}
+    kinds = {"text": ENCODERS, "picture": CLASSIFIERS, "source": TRANSLATORS, "sound": HEARERS, "speech": TRANSCRIBERS}
     return next((name for name, known in kinds.items() if kind in known), "turns")
 
 
@@ -105,13 +107,13 @@ def write_parts(parts: Parts, folder: Path, *, templates: dict[str, str], ends: 
     folder.mkdir(parents=True, exist_ok=True)
     if parts.processor:
         write_json(folder / "preprocessor_config.json", parts.processor)
-    if parts.reads == "picture":
+    if parts.reads in ("picture", "sound"):
         return
     parts.tokenizer.save(folder)
     config = {key: value for key, value in parts.config.items() if key != "chat_template"}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **parts.variables, **config}
     write_json(folder / "tokenizer_config.json", config)
-    if parts.reads in ("text", "source"):
+    if parts.reads in ("text", "source", "speech"):
         return
     write_json(
         folder / "generation_config.json",

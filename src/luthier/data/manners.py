@@ -5,13 +5,17 @@ from __future__ import annotations
 from luthier.core.sequence import Pictured
 from luthier.data.eyes import Eyes
 from luthier.data.folder import Parts
+from luthier.data.hearing import Frames, Transcript
 from luthier.data.patches import Patches
 from luthier.data.plain import Plain
 from luthier.data.sources import Sources
 from luthier.data.turns import Turn
 
+Manner = Plain | Patches | Sources | Transcript
+"""Of rows that no template applies to."""
 
-def plain_of(parts: Parts) -> Plain | Patches | Sources | None:
+
+def plain_of(parts: Parts) -> Manner | None:
     """For rows that no template applies to; None for conversations.
 
     Raises:
@@ -19,6 +23,10 @@ def plain_of(parts: Parts) -> Plain | Patches | Sources | None:
     """
     if parts.reads == "picture":
         return Patches(parts.model, parts.processor, where=parts.where)
+    if parts.reads == "sound":
+        return Frames(parts.model, parts.processor, where=parts.where)
+    if parts.reads == "speech":
+        return Transcript(parts.tokenizer, parts.model, parts.processor, parts.end, where=parts.where)
     if parts.reads == "source":
         return Sources(parts.tokenizer, parts.model, parts.end, where=parts.where)
     return Plain(parts.tokenizer, where=parts.where) if parts.reads == "text" else None
@@ -30,7 +38,7 @@ def eyes_of(parts: Parts) -> Eyes | None:
     return Eyes(parts.model, parts.processor, parts.tokenizer, where=parts.where) if among_words else None
 
 
-def before(manner: Plain | Patches | Sources, turn: Turn) -> list[int]:
+def before(manner: Manner, turn: Turn) -> list[int]:
     """What a model without a template reads before its answer, with what it sees or hears."""
     read = manner.read(turn)
     return Pictured(read, tuple(map(str, turn.media))) if turn.media else read

@@ -1,7 +1,8 @@
-"""Pictures that rows name: found, checked and kept apart from the words. A row holds a reference, never the picture itself.
+"""Pictures and sounds that rows name: found, checked and kept apart from the words. A row holds a reference, never the picture itself.
 
     {"image": "photos/17.png", "label": "cat"}                                   a path beside the file of rows
     {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}     the picture in the row; kept in the cache by its hash
+    {"type": "input_audio", "input_audio": {"data": "...", "format": "wav"}}     a sound in the row, as OpenAI writes it
 
 Addresses of the network are refused: nothing is fetched. Rows that came in through the service may not name files of the machine it runs
 on, so their pictures lie in the rows.
@@ -15,6 +16,7 @@ import hashlib
 from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +25,16 @@ from luthier.core.errors import DataError
 from luthier.core.example import Medium
 from luthier.core.files import write_bytes
 from luthier.core.home import cache_folder, home
-from luthier.data import pictures
+from luthier.data import pictures, sounds
 from luthier.data.readers._findings import Findings
 
+KINDS = {"image": "a picture", "audio": "a sound"}
+
 MOST_BYTES = 64 << 20
-"""A picture's file may have so many bytes."""
+"""A file may have so many bytes."""
 
 
-def picture(value: object, field: str, file: str, findings: Findings) -> Medium | None:
+def picture(value: object, field: str, file: str, findings: Findings, *, kind: Literal["image", "audio"] = "image") -> Medium | None:
     """The picture that a field names, if it is there and decodes; otherwise the finding says what is wrong.
 
     Args:
@@ -39,18 +43,28 @@ def picture(value: object, field: str, file: str, findings: Findings) -> Medium 
     """
     named = value.get("url", value.get("path")) if isinstance(value, dict) else value
     if not isinstance(named, str) or not named.strip():
-        findings.wrong_type(field, "a path or a data address of a picture", value)
+        findings.wrong_type(field, f"a path or a data address of {KINDS[kind]}", value)
         return None
     try:
         path = _kept(named) if named.startswith("data:") else _beside(named, file)
-        digest = _checked(str(path), path.stat().st_mtime_ns)
+        digest, rate = _checked(str(path), path.stat().st_mtime_ns, kind)
     except OSError:
         findings.add(field, "no_picture", f"There is no file {named!r}.", "Correct the path; it begins at the folder of the file of rows.")
         return None
     except DataError as error:
         findings.add(field, error.code, error.what, error.remedy)
         return None
-    return Medium("image", str(path), digest)
+    if rate not in (0, sounds.USUAL_RATE):
+        what = f"The sound has {rate:,} samples a second; it is resampled to what the model hears, mostly {sounds.USUAL_RATE:,}."
+        findings.add(field, "resampled", what, "Nothing to do; what a low rate left out does not come back.", "warning")
+    return Medium(kind, str(path), digest)
+
+
+def sound(value: object, field: str, file: str, findings: Findings) -> Medium | None:
+    """The sound that a field names, as `picture` does; OpenAI's ``data`` without an address is base64 too."""
+    if isinstance(value, dict) and isinstance(value.get("data"), str):
+        value = value["data"] if value["data"].startswith("data:") else f"data:audio/wav;base64,{value['data']}"
+    return picture(value, field, file, findings, kind="audio")
 
 
 def content_of(medium: Medium) -> bytes:
@@ -73,15 +87,21 @@ class Pictures:
     """Pictures as a network reads them, the latest kept: an epoch later the same ones are asked for again."""
 
     def __init__(self, most_bytes: int = 256 << 20) -> None:
-        self.most_bytes, self._kept, self._bytes = most_bytes, OrderedDict[tuple[str, pictures.Plan], NDArray[np.float32]](), 0
+        self.most_bytes, self._kept, self._bytes = (
+            most_bytes,
+            OrderedDict[tuple[str, pictures.Plan | sounds.Plan], NDArray[np.float32]](),
+            0,
+        )
 
-    def get(self, reference: str, plan: pictures.Plan) -> NDArray[np.float32]:
+    def get(self, reference: str, plan: pictures.Plan | sounds.Plan) -> NDArray[np.float32]:
         """The picture, read now or remembered. Raises as `content_of`."""
         key = (reference, plan)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        found = self._kept[key] = pictures.pixels(content_of(Medium.parse(reference)), plan)
+        content = content_of(Medium.parse(reference))
+        found = sounds.features(content, plan) if isinstance(plan, sounds.Plan) else pictures.pixels(content, plan)
+        self._kept[key] = found
         self._bytes += found.nbytes
         while self._bytes > self.most_bytes and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
@@ -111,7 +131,8 @@ def _kept(address: str) -> Path:
         content = b""
     if not content:
         what = "The data address holds no base64."
-        raise DataError(what, remedy="Write data:image/png;base64, and the picture's bytes in base64 behind it.", code="bad_picture")
+        remedy = "Write data:image/png;base64, (or audio/wav) and the file's bytes in base64 behind it."
+        raise DataError(what, remedy=remedy, code="bad_picture")
     path = cache_folder() / "media" / hashlib.sha256(content).hexdigest()
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,10 +141,12 @@ def _kept(address: str) -> Path:
 
 
 @lru_cache(maxsize=65536)
-def _checked(path: str, changed: int) -> str:
-    """Hash of a picture that decodes; a picture many rows name is looked at once."""
+def _checked(path: str, changed: int, kind: str) -> tuple[str, int]:
+    """Hash of a file that decodes, and a sound's rate; what many rows name is looked at once."""
     if Path(path).stat().st_size > MOST_BYTES:
-        raise DataError(f"The file is larger than {MOST_BYTES >> 20} MB.", remedy="Scale the picture down.", code="bad_picture")
+        raise DataError(f"The file is larger than {MOST_BYTES >> 20} MB.", remedy="Make it smaller.", code="bad_picture")
     content = Path(path).read_bytes()
-    pictures.look(content)
-    return hashlib.sha256(content).hexdigest()[: 2 * Medium.DIGEST_BYTES]
+    rate = sounds.look(content)[0] if kind == "audio" else 0
+    if kind == "image":
+        pictures.look(content)
+    return hashlib.sha256(content).hexdigest()[: 2 * Medium.DIGEST_BYTES], rate

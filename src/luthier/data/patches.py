@@ -71,8 +71,8 @@ class Patches:
             DataError: there is no picture, or several, or words beside it.
         """
         beside = turn.prompt.replace(MARK, "").strip()
-        if len(turn.media) != 1 or beside or turn.pair:
-            got = f"{len(turn.media)} pictures" + (f" and the words {beside[:40]!r}" if beside else "")
+        if [medium.kind for medium in turn.media] != ["image"] or beside or turn.pair:
+            got = f"{sum(medium.kind == 'image' for medium in turn.media)} pictures" + (f" and the words {beside[:40]!r}" if beside else "")
             raise DataError(
                 f"This model reads one picture and nothing else, but the row has {got}.",
                 remedy='Write rows like {"image": "17.png", "label": "cat"}, or choose a model that reads words, too.',

@@ -47,10 +47,10 @@ class Refusals:
 
 
 def blind() -> DataError:
-    """The error of a row with a picture, for a model that reads words."""
+    """The error of a row with a picture or a sound, for a model that reads words."""
     return DataError(
-        "The row has a picture, which this model cannot see.",
-        remedy="Leave it out, or choose a model that reads pictures (docs/families.md).",
+        "The row has a picture or a sound, which this model does not take in.",
+        remedy="Leave it out, or choose a model that does (docs/families.md).",
         code="unsupported_media",
     )
 

@@ -15,6 +15,7 @@ from luthier.core.example import Example, Message
 from luthier.core.files import fingerprint
 from luthier.core.sequence import Pictured, Sequence
 from luthier.data.folder import Parts, read_parts, write_parts
+from luthier.data.hearing import Transcript
 from luthier.data.manners import before, eyes_of, plain_of
 from luthier.data.media import Pictures
 from luthier.data.patches import Patches
@@ -49,7 +50,7 @@ class Renderer:
         self.vocab_size = self.tokenizer.size
         self.notes: list[str] = []
         self.plain, self.eyes, self._pictures = plain_of(parts), eyes_of(parts), Pictures()
-        self._sees = self.plain if isinstance(self.plain, Patches) else self.eyes
+        self._sees = self.plain if isinstance(self.plain, Patches | Transcript) else self.eyes
         sources = {name: source for name, source in parts.templates.items() if source not in BUILT_IN and self.plain is None}
         self.has_template = "default" in sources
         if not self.has_template and self.plain is None:
@@ -212,7 +213,10 @@ class Renderer:
         everything = learn == "everything"
         if self.plain:
             return [Strand([whole(example, self.plain)])]
-        if self.eyes is None and any(message.media for message in (*example.messages, *example.chosen, *example.rejected)):
+        kinds = {"image"} if self.eyes else set[str]()
+        if any(
+            medium.kind not in kinds for each in (example.messages, example.chosen, example.rejected) for m in each for medium in m.media
+        ):
             raise blind()
         if example.form == "text":
             return [Strand([Turn("", example.text, 1.0, 0)], prefix=self.parts.prefix)]

@@ -18,12 +18,14 @@ FIRST_NAMES = ("sentence1", "premise", "text1")
 """Columns that hold the first of two texts; beside one of `PAIR_NAMES`, which holds the second, any of `TEXT_NAMES` does too."""
 PAIR_NAMES = ("pair", "text_pair", "sentence2", "hypothesis", "text2")
 IMAGE_NAMES = ("image", "image_path", "picture", "file_name")
-LABEL_NAMES = ("label", "labels", "category", "class", "intent", "target", "sentiment", "topic")
+SOUND_NAMES = ("audio", "audio_path", "sound", "wav")
+LABEL_NAMES = ("label", "labels", "category", "class", "intent", "target", "sentiment", "topic", "transcription", "transcript")
 _NAMES = {
     *TEXT_NAMES,
     *FIRST_NAMES,
     *PAIR_NAMES,
     *IMAGE_NAMES,
+    *SOUND_NAMES,
     *LABEL_NAMES,
     "prompt",
     "completion",

@@ -6,12 +6,14 @@ from typing import Any
 
 from luthier.core.errors import did_you_mean
 from luthier.core.example import MARK, Medium, Message
-from luthier.data.media import picture
+from luthier.data.media import picture, sound
 from luthier.data.readers._findings import Findings
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 PICTURES = frozenset({"image_url", "input_image", "image"})
+SOUNDS = frozenset({"input_audio", "audio_url", "audio"})
 IMAGE = "<image>"
+AUDIO = "<audio>"
 _PLAIN = frozenset({"role", "content"})
 _KNOWN = frozenset(
     {
@@ -102,6 +104,11 @@ def _content(value: Any, field: str, findings: Findings) -> tuple[str, tuple[Med
         elif type(part) is dict and part.get("type") in PICTURES:
             words.append(MARK)
             media += _picture(part, f"{field}.{index}", findings)
+        elif type(part) is dict and part.get("type") in SOUNDS:
+            words.append(MARK)
+            place = next((key for key in ("input_audio", "audio_url", "audio", "url", "path") if part.get(key)), "input_audio")
+            heard = sound(part.get(place), f"{field}.{index}.{place}", findings.file, findings)
+            media += [] if heard is None else [heard]
         elif type(part) is dict and isinstance(part.get("type"), str):
             what = f"A part of type {part['type']!r} cannot be learned."
             findings.add(f"{field}.{index}", "unsupported_media", what, "Use rows of text, or of text and pictures.")
@@ -116,24 +123,29 @@ def _picture(part: dict[str, Any], field: str, findings: Findings) -> list[Mediu
     return [] if found is None else [found]
 
 
-def with_images(read: list[Message], images: Any, findings: Findings) -> None:
-    """Put a row's ``images`` into its messages, where their words say ``<image>`` (LLaMA-Factory's shape)."""
-    if not images:
+def with_media(read: list[Message], row: dict[str, Any], findings: Findings) -> None:
+    """Put a row's ``images`` or ``audios`` into its messages, where their words say ``<image>`` or ``<audio>`` (LLaMA-Factory's shape)."""
+    _with(read, row.get("images"), "images", IMAGE, picture, findings)
+    _with(read, row.get("audios"), "audios", AUDIO, sound, findings)
+
+
+def _with(read: list[Message], values: Any, field: str, word: str, look: Any, findings: Findings) -> None:
+    if not values:
         return
-    if type(images) is not list:
-        findings.wrong_type("images", "a list of pictures", images)
+    if type(values) is not list:
+        findings.wrong_type(field, f"a list of {field}", values)
         return
-    found = [picture(value, f"images.{place}", findings.file, findings) for place, value in enumerate(images)]
-    wanted = sum(message.content.count(IMAGE) for message in read)
-    if wanted != len(images):
-        what = f"The row comes with {len(images)} images, but its words say {IMAGE} {wanted} times."
-        findings.add("images", "picture_count", what, f"Write {IMAGE} where each picture belongs.")
+    found = [look(value, f"{field}.{place}", findings.file, findings) for place, value in enumerate(values)]
+    wanted = sum(message.content.count(word) for message in read)
+    if wanted != len(values):
+        what = f"The row comes with {len(values)} {field}, but its words say {word} {wanted} times."
+        findings.add(field, "picture_count", what, f"Write {word} where each belongs.")
         return
     for message in read:
-        count = message.content.count(IMAGE)
+        count = message.content.count(word)
         if count:
-            message.media = tuple(medium for medium in found[:count] if medium is not None)
-            message.content, found = message.content.replace(IMAGE, MARK), found[count:]
+            message.media += tuple(medium for medium in found[:count] if medium is not None)
+            message.content, found = message.content.replace(word, MARK), found[count:]
 
 
 def _weight(value: Any, field: str, findings: Findings) -> float:

@@ -2,6 +2,7 @@
 
 A list of labels is answered with commas between them, or as a JSON list where a label has one; a number as its digits.
 A second text beside it (``pair``, ``sentence2``, ``hypothesis`` ...) makes it a row about two, e.g. whether one follows from the other.
+A sound (``audio``: a WAV file) with its label or what it says (``transcription``, ``text``) is one, too.
 A picture (``image``, ``file_name`` ...: a path, or the picture as a data address) may stand in the place of the text, or before it.
 """
 
@@ -11,12 +12,12 @@ from typing import Any
 
 from luthier.core.example import MARK, Example, Message, Source
 from luthier.data.json_rows import dumps
-from luthier.data.media import picture
+from luthier.data.media import picture, sound
 from luthier.data.plain import PAIRED
 from luthier.data.readers._findings import Findings
-from luthier.data.table_shape import FIRST_NAMES, IMAGE_NAMES, LABEL_NAMES, PAIR_NAMES, TEXT_NAMES
+from luthier.data.table_shape import FIRST_NAMES, IMAGE_NAMES, LABEL_NAMES, PAIR_NAMES, SOUND_NAMES, TEXT_NAMES
 
-KNOWN = frozenset({*TEXT_NAMES, *FIRST_NAMES, *PAIR_NAMES, *IMAGE_NAMES, *LABEL_NAMES})
+KNOWN = frozenset({*TEXT_NAMES, *FIRST_NAMES, *PAIR_NAMES, *IMAGE_NAMES, *SOUND_NAMES, *LABEL_NAMES})
 SHAPE = "text (or image) and label"
 
 
@@ -24,7 +25,10 @@ def _columns(row: dict[str, Any]) -> tuple[str, str, str, str]:
     by_name = {key.strip().lower(): key for key in row}
     pair = _first(by_name, PAIR_NAMES)
     text = _first(by_name, (*FIRST_NAMES, *TEXT_NAMES) if pair else TEXT_NAMES)
-    return text, pair, _first(by_name, LABEL_NAMES), _first(by_name, IMAGE_NAMES)
+    label, seen = _first(by_name, LABEL_NAMES), _first(by_name, (*SOUND_NAMES, *IMAGE_NAMES))
+    if text and not label and seen.strip().lower() in SOUND_NAMES:
+        return "", "", text, seen  # the text beside a sound is what it says
+    return text, pair, label, seen
 
 
 def _first(by_name: dict[str, str], names: tuple[str, ...]) -> str:
@@ -45,7 +49,8 @@ def example(row: dict[str, Any], source: Source, findings: Findings) -> Example 
     """The row as a chat: the text asks, the label answers."""
     text, second, label, image = _columns(row)
     asked = findings.text(row.get(text), text or "text", optional=bool(image))
-    seen = picture(row[image], image, source.file, findings) if image else None
+    heard = image.strip().lower() in SOUND_NAMES or str(row.get(image, "")).lower().endswith(".wav")
+    seen = (sound if heard else picture)(row[image], image, source.file, findings) if image else None
     pair = findings.text(row[second], second, optional=True) if second else ""
     said = row.get(label)
     several = [findings.text(one, label).strip() for one in said] if isinstance(said, list) else []

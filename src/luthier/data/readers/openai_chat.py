@@ -11,7 +11,7 @@ from typing import Any
 
 from luthier.core.example import Example, Source
 from luthier.data.readers._findings import Findings
-from luthier.data.readers._messages import messages, tools, with_images
+from luthier.data.readers._messages import messages, tools, with_media
 
 KNOWN = frozenset({"messages", "tools", "functions", "label", "parallel_tool_calls", "images", "videos", "audios"})
 SHAPE = "messages with role and content"
@@ -34,11 +34,12 @@ def example(row: dict[str, Any], source: Source, findings: Findings) -> Example 
             "The row judges one answer as good or bad (KTO).",
             "Set data.format to judged, or delete the label.",
         )
-    for media in row.keys() & {"videos", "audios"}:
-        findings.add(media, "unsupported_media", f"The row comes with {media}, which cannot be learned.", "Use rows of text and pictures.")
+    if "videos" in row:
+        what = "The row comes with videos, which cannot be learned."
+        findings.add("videos", "unsupported_media", what, "Use rows of text and pictures.")
     read = Example(source, "chat", messages(row.get("messages"), "messages", findings))
     if len(row) > 1:
-        with_images(read.messages, row.get("images"), findings)
+        with_media(read.messages, row, findings)
         read.tools = tools(row.get("tools"), "tools", findings) or tools(row.get("functions"), "functions", findings)
         read.label = "" if isinstance(row.get("label"), bool) else findings.text(row.get("label"), "label", optional=True)
     return None if findings.errors else read

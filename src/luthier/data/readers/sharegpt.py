@@ -10,10 +10,10 @@ from typing import Any
 from luthier.core.example import Example, Message, Source
 from luthier.data.json_rows import loads
 from luthier.data.readers._findings import Findings
-from luthier.data.readers._messages import tools, with_images
+from luthier.data.readers._messages import tools, with_media
 from luthier.data.readers._turns import turns
 
-KNOWN = frozenset({"conversations", "conversation", "system", "tools", "images"})
+KNOWN = frozenset({"conversations", "conversation", "system", "tools", "images", "audios"})
 SHAPE = "conversations with from and value"
 
 
@@ -29,7 +29,7 @@ def example(row: dict[str, Any], source: Source, findings: Findings) -> Example 
     """The row as a chat."""
     field = "conversations" if "conversations" in row else "conversation"
     read = turns(row.get(field), field, findings)
-    with_images(read, row.get("images"), findings)
+    with_media(read, row, findings)
     system = findings.text(row.get("system"), "system", optional=True)
     if system:
         read.insert(0, Message("system", system))
