@@ -29,7 +29,7 @@ class Beside:
             )
         with answering(self.model):
             media = [self.model.renderer.picture(reference) for prompt in prompts for reference in media_of(prompt)]
-            self.writer = self.model.family.writer(self.model.network, [list(prompt) for prompt in prompts], media)
+            self.writer = self.model.family.write_beside(self.model.network, [list(prompt) for prompt in prompts], media)
         self.tokens_B: Tensor | None = None
 
     def step(self) -> tuple[list[int], list[float]]:

@@ -218,7 +218,7 @@ def begin(
     routes: Routes | None = None,
 ) -> Writing | Beside:
     """Rows that write together, in the way of their model's family. Arguments as of `Writing`."""
-    if hasattr(reader.model.family, "writer"):
+    if hasattr(reader.model.family, "write_beside"):
         return Beside(reader, prompts, picker, routed=routes is not None)
     return Writing(reader, prompts, picker, limit=limit, owners=owners, keeper=keeper, routes=routes)
 

@@ -47,7 +47,7 @@ class Crowd:
     """
 
     def __init__(self, model: Model, *, pack: bool = True) -> None:
-        if hasattr(model.family, "writer"):
+        if hasattr(model.family, "write_beside"):
             raise ModelError(
                 f"{model.name} writes beside a source, which the service does not serve yet.",
                 where="model",

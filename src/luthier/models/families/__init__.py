@@ -16,6 +16,10 @@ A family is a module with ``MODEL_TYPES`` (the ``model_type`` of configs it read
     states(network, tokens_T, positions_T, sight) -> states_TD     and media, where rows have pictures
                                                                    and lead_VD, laid before the tokens (``models/lead.py``)
 
+A family that writes beside a source, which the service does not serve, also has
+
+    write_beside(network, prompts, media) -> rows that go on writing (``families/_two_stacks.py``)
+
 What is learned by a head on whole rows also asks for
 
     summary(network, states_ND) -> [N, D]        what a head reads of the states at the rows' first tokens

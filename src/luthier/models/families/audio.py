@@ -18,7 +18,6 @@ from luthier.core.errors import ModelError
 from luthier.data.hearing import HEARERS
 from luthier.models.families._linears import linears
 from luthier.models.families._own_heads import labels_of, name_outputs
-from luthier.models.families.vision import blocks, embedding, groups
 from luthier.models.predictor import Meaning
 
 __all__ = [
@@ -59,6 +58,22 @@ SPARE: tuple[str, ...] = ()
 def auto(config: Any, names: Collection[str] = (), *, where: str = "") -> Any:
     """transformers' auto class that reads a checkpoint with the head it has."""
     return AutoModel if (config.architectures or ["Model"])[0].endswith("Model") else AutoModelForAudioClassification
+
+
+def blocks(network: nn.Module) -> nn.ModuleList:
+    """The layers that repeat, first to last."""
+    return cast(nn.ModuleList, cast(Any, network.base_model).layers)
+
+
+def groups(block: nn.Module) -> list[tuple[str, ...]]:
+    """Names of the linears of `block` that read the same input."""
+    names = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
+    return [names] if all(name in linears(block) for name in names) else []
+
+
+def embedding(network: nn.Module) -> None:
+    """There is none: patches are no tokens."""
+    return None
 
 
 def head(network: nn.Module) -> nn.Linear:

@@ -38,7 +38,7 @@ __all__ = [
     "own_head",
     "states",
     "summary",
-    "writer",
+    "write_beside",
 ]
 
 MODEL_TYPES = TRANSCRIBERS
@@ -116,7 +116,7 @@ def states(network: nn.Module, *, tokens_T: Tensor, positions_T: Tensor, sight: 
     return stacks.decoded(base.decoder, sources, [way[count:] for way in ways], tokens_T)
 
 
-def writer(network: nn.Module, prompts: list[list[int]], media: list[Any]) -> Writer:
+def write_beside(network: nn.Module, prompts: list[list[int]], media: list[Any]) -> Writer:
     """Rows that go on writing, each from its sound."""
     base, count = cast(Any, network.base_model), int(cast(Any, network.config).max_source_positions)
     return Writer(base.decoder, _heard(base, media), [prompt[count:] for prompt in prompts])

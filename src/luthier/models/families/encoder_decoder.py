@@ -37,7 +37,7 @@ __all__ = [
     "own_head",
     "states",
     "summary",
-    "writer",
+    "write_beside",
 ]
 
 MODEL_TYPES = TRANSLATORS
@@ -117,7 +117,7 @@ def states(network: nn.Module, *, tokens_T: Tensor, positions_T: Tensor, sight: 
     return stacks.decoded(base.decoder, sources, written, tokens_T) * _scale(network)
 
 
-def writer(network: nn.Module, prompts: list[list[int]], media: list[Any]) -> Writer:
+def write_beside(network: nn.Module, prompts: list[list[int]], media: list[Any]) -> Writer:
     """Rows that go on writing, each from its source."""
     start = int(cast(Any, network.config).decoder_start_token_id)
     cuts = [prompt.index(start) for prompt in prompts]
