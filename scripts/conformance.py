@@ -177,7 +177,8 @@ depth of four; alternatives of a field are laid over each other. That every answ
 
 Where real answers leave the schema on purpose: `status` of a job may be `paused`, which the specification's own example shows and its
 list of states leaves out; a file's `purpose` may be `evals`, which can be sent but is missing among those shown; messages of a stored
-completion have the role they were sent with; the first log-probability of an echoed prompt is null; embeddings are base64 where the
+completion have the role they were sent with; a grader of type `multi` has its `graders` by name, as OpenAI's guide has them (a list and a
+single one are taken, too); the first log-probability of an echoed prompt is null; embeddings are base64 where the
 request says so, which the `openai` client does by itself.
 """
 

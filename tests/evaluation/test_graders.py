@@ -120,6 +120,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"type": "multi", "graders": {}}, "1 to 16 graders", "bad_value"),
     ({"type": "multi", "graders": {"a": {"type": "multi", "graders": {}}}}, "not multi themselves", "bad_value"),
     ({"type": "multi", "graders": {"a": {"type": "string_check"}}, "weights": {"b": 1}}, "weights name 'b'", "bad_value"),
+    ({"type": "multi", "graders": {"a": {"type": "label"}}, "calculate_output": "a + b"}, "there is no grader 'b'", "bad_value"),
+    ({"type": "multi", "graders": {"a": {"type": "label"}}, "calculate_output": "open(1)"}, "is not reckoned", "bad_value"),
+    ({"type": "multi", "graders": {"a": {"type": "label"}}, "calculate_output": "a" * 501}, "is no formula", "bad_value"),
 ]
 
 
@@ -142,3 +145,22 @@ def test_fields_are_looked_up_and_nothing_is_evaluated(said: str) -> None:
 def test_every_setting_has_its_help(name: str) -> None:
     options: type[Strict] = GRADERS.load(name).Options
     assert all(field.description for field in options.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("0.8 * right + 0.2 * near", 0.9),
+        ("min(right, near)", 0.5),
+        ("1 - near ^ 2", 0.75),
+        ("(right + near) / 2 - 0.25", 0.5),
+        ("right / (near - 0.5)", 0.0),
+        ("sqrt(-near)", 0.0),
+        ("9 ^ 9 ^ 9 ^ 9", 0.0),
+        ("-near + 2 * right", 1.0),
+    ],
+)
+def test_a_formula_of_grades(text: str, wanted: float) -> None:
+    graders = {"right": {"type": "regex", "pattern": "a"}, "near": {"type": "json_schema", "json_schema": {"type": "string"}}}
+    grade = grader({"type": "multi", "graders": graders, "calculate_output": text})
+    assert grade({}, '{"a": 1}') == pytest.approx(wanted), "it has an a, and is JSON of another shape"

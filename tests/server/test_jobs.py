@@ -45,6 +45,66 @@ def test_a_job_is_asked_for(client: openai.OpenAI, file_id: str) -> None:
     assert caught.value.code == "job_state"
 
 
+EXACT = {"type": "string_check", "name": "exact", "input": "{{sample.output_text}}", "reference": "{{item.answer}}", "operation": "eq"}
+NEAR = {"type": "text_similarity", "name": "near", "input": "{{sample.output_text}}", "reference": "{{item.answer}}"}
+NEAR = {**NEAR, "evaluation_metric": "fuzzy_match"}
+
+
+def test_learning_from_grades(client: openai.OpenAI, file_id: str) -> None:
+    both = {"type": "multi", "name": "both", "graders": {"exact": EXACT, "near": NEAR}, "calculate_output": "0.8 * exact + 0.2 * near"}
+    numbers = {"n_epochs": 1, "compute_multiplier": 0.5, "eval_interval": 5, "eval_samples": 3, "reasoning_effort": "low"}
+    method: Any = {"type": "reinforcement", "reinforcement": {"grader": both, "hyperparameters": numbers}}
+    made = client.fine_tuning.jobs.create(model=MODEL, training_file=file_id, method=method)
+    job = client.fine_tuning.jobs.retrieve(made.id)
+    assert job.method and job.method.type == "reinforcement" and job.method.reinforcement
+    assert job.method.reinforcement.grader.type == "multi"
+    assert job.method.reinforcement.hyperparameters and job.method.reinforcement.hyperparameters.eval_interval == 5
+    luthier = job.model_dump(warnings=False)["luthier"]  # the client knows multi with a single grader only
+    objective = luthier["spec"]["objective"]
+    assert (objective["name"], objective["samples"]) == ("grpo", 4)
+    assert objective["grader"]["calculate_output"] == both["calculate_output"]
+    assert luthier["spec"]["train"]["validate_every"] == 5
+    hyperparameters = "method.reinforcement.hyperparameters"
+    assert luthier["ignored"] == [f"{hyperparameters}.eval_samples", f"{hyperparameters}.reasoning_effort"]
+    client.fine_tuning.jobs.cancel(job.id)
+
+
+@pytest.mark.parametrize(
+    ("grader", "where", "said"),
+    [
+        ({"type": "python", "source": "import os"}, ".type", "would run code of a client"),
+        ({"type": "score_model", "model": "judge", "input": []}, ".type", "would ask another model"),
+        ({"type": "multi", "graders": {"a": EXACT, "b": {"type": "label_model"}}}, ".graders.b.type", "would ask another model"),
+        ({"type": "multi", "graders": {"a": EXACT}, "calculate_output": "a.__class__"}, "", "is not reckoned"),
+        ({**NEAR, "evaluation_metric": "cosine"}, "", "cosine"),
+        ({"name": "nobody"}, "", "has no type"),
+    ],
+)
+def test_graders_that_are_not_done_here(client: openai.OpenAI, file_id: str, grader: dict[str, Any], where: str, said: str) -> None:
+    method: Any = {"type": "reinforcement", "reinforcement": {"grader": grader}}
+    with pytest.raises(openai.BadRequestError, match=said) as refused:
+        client.fine_tuning.jobs.create(model=MODEL, training_file=file_id, method=method)
+    assert refused.value.param == f"method.reinforcement.grader{where}"
+
+
+def test_learning_from_preferences(client: openai.OpenAI) -> None:
+    pairs = [
+        {
+            "input": {"messages": [{"role": "user", "content": f"Hello, number {n}"}]},
+            "preferred_output": [{"role": "assistant", "content": "Good day."}],
+            "non_preferred_output": [{"role": "assistant", "content": "What?"}],
+        }
+        for n in range(12)
+    ]
+    file = client.files.create(file=("pairs.jsonl", "\n".join(map(json.dumps, pairs)).encode()), purpose="fine-tune")
+    method: Any = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.3}}}
+    job = client.fine_tuning.jobs.create(model=MODEL, training_file=file.id, method=method)
+    assert job.method and job.method.dpo and job.method.dpo.hyperparameters and job.method.dpo.hyperparameters.beta == 0.3
+    objective = client.fine_tuning.jobs.retrieve(job.id).model_dump()["luthier"]["spec"]["objective"]
+    assert (objective["name"], objective["beta"]) == ("dpo", 0.3)
+    client.fine_tuning.jobs.cancel(job.id)
+
+
 def test_pause_and_resume(client: openai.OpenAI, live: Live, file_id: str) -> None:
     from luthier.jobs.states import move
     from luthier.store.tables.jobs import Job
@@ -96,7 +156,7 @@ def test_jobs_are_found_by_metadata(client: openai.OpenAI, http: httpx2.Client, 
         ({"suffix": "a:b"}, "suffix", 400),
         ({"suffix": "x" * 65}, "suffix", 400),
         ({"seed": -1}, "seed", 400),
-        ({"method": {"type": "reinforcement"}}, "method.type", 400),
+        ({"method": {"type": "reinforcement"}}, "method.reinforcement", 400),
         ({"method": {"type": "magic"}}, "method.type", 400),
         ({"hyperparameters": {"n_epochs": 51}}, "hyperparameters.n_epochs", 400),
         ({"hyperparameters": {"learning_rate_multiplier": 0}}, "hyperparameters.learning_rate_multiplier", 400),

@@ -11,6 +11,7 @@ from luthier.core.errors import LuthierError, SpecError, did_you_mean
 from luthier.core.files import fingerprint
 from luthier.core.spec import Spec
 from luthier.jobs import specs
+from luthier.jobs.asked_grades import graded
 
 Auto = Literal["auto"]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -18,6 +19,13 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 PLACES = (("data", "file"), ("data", "valid"), ("model", "name"))
 """Settings of a Spec that would name a place on this machine; ``data.valid`` may be a share."""
+
+
+Wanted = Literal["supervised", "dpo", "reinforcement"]
+
+EVERYWHERE = ("n_epochs", "batch_size", "learning_rate_multiplier")
+OWN: dict[Wanted, tuple[str, ...]] = {"supervised": (), "dpo": ("beta",), "reinforcement": ("compute_multiplier", "eval_interval")}
+"""Names of hyperparameters: of every way, and those one way has beside."""
 
 
 class _Asked(BaseModel):
@@ -33,6 +41,8 @@ class Numbers(_Asked):
     batch_size: Auto | Annotated[int, Field(ge=1, le=256)] | None = None
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     beta: Auto | Annotated[float, Field(gt=0, le=2)] | None = None
+    compute_multiplier: Auto | Annotated[float, Field(ge=1e-5, le=10)] | None = None
+    eval_interval: Auto | Annotated[int, Field(ge=1)] | None = None
 
     def said(self) -> dict[str, Any]:
         """Those that were given a number."""
@@ -45,12 +55,19 @@ class Way(_Asked):
     hyperparameters: Numbers = Numbers()
 
 
+class Graded(Way):
+    """What is learned from grades, and who grades."""
+
+    grader: dict[str, Any]
+
+
 class AskedMethod(_Asked):
     """``method`` of the wire."""
 
-    type: Literal["supervised", "dpo", "reinforcement"]
+    type: Wanted
     supervised: Way | None = None
     dpo: Way | None = None
+    reinforcement: Graded | None = None
 
 
 class NewJob(_Asked):
@@ -97,17 +114,14 @@ class NewJob(_Asked):
             raise SpecError(what, where=field, remedy="Change it, or leave it out where it may be.", code="bad_value") from error
 
     @property
-    def way(self) -> Literal["supervised", "dpo"]:
-        """What is learned.
+    def way(self) -> Wanted:
+        """What is learned."""
+        return self.method.type if self.method else "supervised"
 
-        Raises:
-            SpecError: something that is not done here.
-        """
-        kind = self.method.type if self.method else "supervised"
-        if kind == "reinforcement":
-            remedy = "Take supervised or dpo."
-            raise SpecError("Learning from graders is not done here.", where="method.type", remedy=remedy, code="bad_value")
-        return kind
+    @property
+    def numbers_shown(self) -> dict[str, Any]:
+        """The hyperparameters this way of learning knows, as asked; the rest is auto."""
+        return {name: getattr(self.numbers, name) or "auto" for name in [*EVERYWHERE, *OWN[self.way]]}
 
     @property
     def numbers(self) -> Numbers:
@@ -138,6 +152,9 @@ def spec_of(new: NewJob) -> Spec:
     train = _train(sections.pop("train", {}), new)
     if new.way == "dpo":
         sections["objective"] = _preference(new.numbers, sections.get("objective"))
+    elif new.way == "reinforcement":
+        told = new.method.reinforcement if new.method else None
+        sections["objective"] = graded(told.grader if told else None, new.numbers.said(), sections.get("objective"))
     try:
         return specs.gather(train=train, **sections)
     except LuthierError as error:
@@ -169,6 +186,7 @@ def _train(said: dict[str, Any], new: NewJob) -> dict[str, Any]:
     """The numbers of the wire, and those of the `luthier` object beside them."""
     numbers = new.numbers.said()
     wire = {"epochs": numbers.get("n_epochs"), "rows_per_step": numbers.get("batch_size"), "seed": new.seed}
+    wire["validate_every"] = numbers.get("eval_interval") if new.way == "reinforcement" else None
     both = {**wire, "learning_rate": numbers.get("learning_rate_multiplier")}
     twice = next((name for name, value in both.items() if value is not None and name in said), None)
     if twice is not None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import time
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from luthier.core.errors import NotFound, SpecError, did_you_mean
 from luthier.core.files import fingerprint
-from luthier.jobs.asked import NewJob, Numbers, spec_of
+from luthier.jobs.asked import NewJob, spec_of
 from luthier.jobs.states import tell
 from luthier.models.catalog import catalog
 from luthier.models.find import find, local_models
@@ -64,7 +65,7 @@ def draft(new: NewJob, who: Who) -> Job:
     """
     spec, base = spec_of(new), base_of(new.model)
     spec = spec.model_copy(update={"model": spec.model.model_copy(update={"name": base})})
-    numbers = {name: getattr(new.numbers, name) or "auto" for name in Numbers.model_fields if name != "beta" or new.way == "dpo"}
+    numbers = new.numbers_shown
     ignored = sorted({*new.ignored, *(["integrations"] if new.integrations else [])})
     return Job(
         id=ids.new("ftjob-"),
@@ -77,12 +78,18 @@ def draft(new: NewJob, who: Who) -> Job:
         suffix=new.suffix,
         seed=spec.train.seed,
         facts=new.metadata or {},
-        method={"type": new.way, new.way: {"hyperparameters": numbers}},
+        method={"type": new.way, new.way: {"hyperparameters": numbers, **_grader(new)}},
         hyperparameters=numbers,
         integrations=new.integrations or [],
         spec=spec.model_dump(mode="json"),
         asked={"luthier": new.luthier or {}, "ignored": ignored},
     )
+
+
+def _grader(new: NewJob) -> dict[str, Any]:
+    """The grader as it was asked for, where there is one."""
+    told = new.method.reinforcement if new.method and new.way == "reinforcement" else None
+    return {"grader": told.grader} if told else {}
 
 
 def files_of(session: Session, job: Job) -> list[str]:

@@ -1,4 +1,4 @@
-"""Several graders as one: their mean, by weight."""
+"""Several graders as one: their mean, by weight, or what a formula makes of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field
 from luthier.core.errors import SpecError
 from luthier.core.spec import Strict
 from luthier.evaluation.graders import Grade, grader
+from luthier.evaluation.graders._formula import formula
 
 MOST = 16
 
@@ -20,6 +21,8 @@ class Options(Strict):
     """By name, each as it would stand alone."""
     weights: dict[str, float] = Field(default_factory=dict)
     """By name; those that are not named count 1."""
+    calculate_output: str = ""
+    """A formula over the graders' names, as on the wire: ``0.8 * exact + 0.2 * near``; in the place of the mean."""
 
 
 def prepare(options: Options) -> None:
@@ -32,13 +35,18 @@ def prepare(options: Options) -> None:
         )
         raise SpecError(f"The grader multi does not do: {what}.", remedy="Correct it; weights are 0 or more.", code="bad_value")
     _parts(options)
+    if options.calculate_output:
+        formula(options.calculate_output, options.graders)
 
 
 def grade(options: Options, item: dict[str, Any], said: str) -> float:
     """0 to 1."""
+    grades = {name: part(item, said) for name, part in _parts(options).items()}
+    if options.calculate_output:
+        return formula(options.calculate_output, options.graders)(grades)
     weights = {name: options.weights.get(name, 1.0) for name in options.graders}
     total = sum(weights.values())
-    return sum(weights[name] * part(item, said) for name, part in _parts(options).items()) / total if total else 0.0
+    return sum(weights[name] * found for name, found in grades.items()) / total if total else 0.0
 
 
 def _parts(options: Options) -> dict[str, Grade]:

@@ -12,6 +12,8 @@ Auto = Literal["auto"]
 Epochs = Annotated[Int, Field(ge=1, le=50)]
 BatchSize = Annotated[Int, Field(ge=1, le=256)]
 Multiplier = Annotated[Number, Field(gt=0)]
+ComputeMultiplier = Annotated[Number, Field(ge=1e-5, le=10)]
+EvalInterval = Annotated[Int, Field(ge=1)]
 Beta = Annotated[Number, Field(gt=0, le=2)]
 
 JobStatus = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
@@ -43,13 +45,31 @@ class Preference(Asked):
     hyperparameters: PreferenceHyperparameters = PreferenceHyperparameters()
 
 
+class ReinforcementHyperparameters(Hyperparameters):
+    """As above; how many answers are tried, as a share of the usual 8, and after how many steps held-out rows are answered."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"eval_samples", "reasoning_effort"})
+
+    compute_multiplier: Auto | ComputeMultiplier | None = None
+    eval_interval: Auto | EvalInterval | None = None
+    eval_samples: Auto | EvalInterval | None = None
+    reasoning_effort: Literal["default", "low", "medium", "high"] | None = None
+
+
+class Reinforcement(Asked):
+    """Learn what a grader likes. Graders: string_check, text_similarity, number, regex, json_schema, label, and multi."""
+
+    grader: dict[str, Any]
+    hyperparameters: ReinforcementHyperparameters = ReinforcementHyperparameters()
+
+
 class AskedMethod(Asked):
     """What is learned from the examples."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
     dpo: Preference | None = None
-    reinforcement: dict[str, Any] | None = None
+    reinforcement: Reinforcement | None = None
 
 
 class CreateJob(Asked):
@@ -84,20 +104,29 @@ class JobHyperparameters(Answer):
     batch_size: Auto | int | None = maybe()
     learning_rate_multiplier: Auto | float | None = maybe()
     beta: Auto | float | None = maybe()
+    compute_multiplier: Auto | float | None = maybe()
+    eval_interval: Auto | int | None = maybe()
 
 
 class ShownMethod(Answer):
-    """One of the two, by type."""
+    """One of them, by type."""
 
     hyperparameters: JobHyperparameters
+
+
+class ShownGraded(ShownMethod):
+    """As above, and who grades, as it was asked for."""
+
+    grader: dict[str, Any]
 
 
 class JobMethod(Answer):
     """The method of a job, with its numbers."""
 
-    type: Literal["supervised", "dpo"]
+    type: Literal["supervised", "dpo", "reinforcement"]
     supervised: ShownMethod | None = maybe()
     dpo: ShownMethod | None = maybe()
+    reinforcement: ShownGraded | None = maybe()
 
 
 class JobLuthier(Luthier):
