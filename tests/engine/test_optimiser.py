@@ -163,6 +163,19 @@ def test_several_forests_are_added_up_in_fp32(tiny_model, bushy_rows):
         assert (together - apart).norm() < 0.03 * together.norm()
 
 
+def test_a_rehearsal_that_is_still_alive_takes_no_gradient(tiny_model, bushy_rows):
+    rows, model = bushy_rows(count=12), tiny_model(dtype="bfloat16")
+    alone = session(tiny_model(dtype="bfloat16"), rows, tokens_per_pack=60)
+    alone.gradient(planned(rows, alone.step_budget))
+    rehearsed = session(model, rows, tokens_per_pack=60)
+    rehearsed.gradient(planned(rows, rehearsed.step_budget))
+    rehearsed.optimiser.forget()
+    engine = session(model, rows, tokens_per_pack=60)
+    engine.gradient(planned(rows, engine.step_budget))
+    for found, wanted in zip(engine.optimiser.gradients(), alone.optimiser.gradients(), strict=True):
+        assert torch.equal(found, wanted)
+
+
 # --- during backward -----------------------------------------------------------
 
 

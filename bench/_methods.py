@@ -1,0 +1,266 @@
+"""The works of ``methods.py``: each makes its files from ../shared/data, tunes as ``luthier tune`` does, and measures what it learned.
+
+A cell is one work, one way and one seed, in a process of its own. The seed chooses the training rows, the beginning and the order; the
+held-out rows are always the same, and decide nothing: the weights after the last step are measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import _bed
+import numpy as np
+import torch
+from sacrebleu import corpus_bleu, corpus_chrf
+from sklearn.metrics import f1_score
+
+from luthier.core.events import Event, Stepped
+from luthier.core.sequence import Row
+from luthier.data.read import read
+from luthier.engine.score import outputs
+from luthier.evaluation.likelihood import likelihood
+from luthier.inference.generate import generate
+from luthier.jobs import heads, specs
+from luthier.jobs.result import opened
+from luthier.jobs.run import train_only
+from luthier.models import load
+
+DATA = _bed.SHARED / "data"
+NEVER = 1_000_000
+"""Steps between looks at held-out rows: more than any cell takes."""
+
+
+@dataclass
+class Cell:
+    """One cell, its place on disk, and how much of everything it takes.
+
+    Attributes:
+        scale: share of the usual rows; the smoke test takes next to none.
+    """
+
+    way: str
+    seed: int
+    place: Path
+    scale: float = 1.0
+
+    def count(self, usual: int) -> int:
+        return max(24, round(usual * self.scale))
+
+
+@dataclass
+class Tuned:
+    """What came out of a run, with its costs."""
+
+    model: Any
+    method: Any
+    spec: Any
+    folder: Path
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+def tuned(cell: Cell, rows: Iterable[dict[str, Any]], held_out: Iterable[dict[str, Any]], *, name: str = "run", **sections: Any) -> Tuned:
+    """Tune on `rows` by the product's own stages, without its comparison with the base."""
+    steps: list[Stepped] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Stepped):
+            steps.append(event)
+
+    unseen = {_content(row): row for row in held_out}
+    file = write(cell.place / f"{name}.jsonl", {_content(row): row for row in rows if _content(row) not in unseen}.values())
+    valid = write(cell.place / f"{name}-held-out.jsonl", unseen.values())
+    train = {"seed": cell.seed, "validate_every": NEVER, "save_every": NEVER, **sections.pop("train", {})}
+    start = time.perf_counter()
+    spec = specs.gather(data={"file": str(file), "valid": str(valid), "too_long": "drop"}, train=train, **sections)
+    run = train_only(spec, out=cell.place / name, listen=listen)
+    whole = time.perf_counter() - start
+    peak = _bed.peak_mb()
+    spec = specs.load(run.spec)
+    model, method = opened(run, spec)
+    moved = sum(tensor.numel() for tensor in method.state(model).values())
+    costs = {"moved": moved, "seconds": sum(step.seconds for step in steps), "whole": whole, "peak_mb": peak, "steps": len(steps)}
+    return Tuned(model, method, spec, run.path, costs)
+
+
+def _content(row: dict[str, Any]) -> str:
+    return " ".join(json.dumps(row).lower().split())
+
+
+def write(file: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    return file
+
+
+def rows_of(found: Tuned, file: Path, *, learn: str = "last_answer") -> list[Row]:
+    """The rows of a file as the objective reads them."""
+    renderer = found.model.renderer
+    rows = [Row(example.source, renderer.render(example, learn=learn)) for example in read(file)]
+    return list(heads.laid(found.spec, rows, renderer))
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def drawn(rows: list[Any], count: int, seed: int) -> list[Any]:
+    return random.Random(seed).sample(rows, min(count, len(rows)))
+
+
+def banking(name: str) -> list[dict[str, str]]:
+    return [{"prompt": row["text"], "completion": row["category"].replace("_", " ")} for row in table(DATA / "ft_banking77" / name)]
+
+
+def banking77(cell: Cell) -> dict[str, float]:
+    """One of 77 intents of a bank's customers, by a head on luthier-mini."""
+    test = drawn(banking("test.csv"), cell.count(1000), 0)
+    rows = drawn(banking("train.csv"), cell.count(2000), cell.seed)
+    labels = sorted({row["completion"] for row in [*rows, *test]})
+    passes = 20 if cell.way == "head" else 2  # a pass over kept states costs next to nothing
+    objective = {"name": "predict", "kind": "class", "labels": labels}
+    found = tuned(cell, rows, test, method=cell.way, objective=objective, train={"epochs": passes, "rows_per_step": 16})
+    return found.numbers | classified(found, cell.place / "run-held-out.jsonl")
+
+
+def classified(found: Tuned, file: Path) -> dict[str, float]:
+    """Accuracy and macro F1 of a head, in percent."""
+    rows, predictor = rows_of(found, file), found.model.predictor
+    said = [predictor.read(torch.from_numpy(each))[0] for each in outputs(found.model, [row.sequences[0] for row in rows])]
+    right = [predictor.meaning.truth(row.sequences[0].beside["target"])[0] for row in rows]
+    hits = sum(a == b for a, b in zip(said, right, strict=True))
+    return {"accuracy": 100 * hits / len(rows), "macro_f1": 100 * f1_score(right, said, average="macro", zero_division=0)}
+
+
+def e2e(cell: Cell) -> dict[str, float]:
+    """Sentences from the facts about a restaurant, by lora on luthier-mini; all references of a set of facts count."""
+    folder = DATA / "ft_e2e_nlg"
+    pairs = [{"prompt": row["mr"], "completion": row["ref"]} for row in table(folder / "devset.csv")]
+    asked: dict[str, list[str]] = {}
+    for row in table(folder / "testset_w_refs.csv"):
+        asked.setdefault(row["mr"], []).append(row["ref"])
+    facts = drawn(sorted(asked), cell.count(100), 0)
+    rows = drawn(pairs, cell.count(1500), cell.seed)
+    test = [{"prompt": fact, "completion": asked[fact][0]} for fact in facts]
+    found = tuned(cell, rows, test, method=cell.way, train={"epochs": 2, "rows_per_step": 16})
+    renderer = found.model.renderer
+    prompts = [renderer.prompt_of(example) for example in read(cell.place / "run-held-out.jsonl")]
+    said = generate(found.model, prompts, max_tokens=80, stop=frozenset(renderer.end_tokens))
+    texts = [renderer.decode([t for t in one.tokens if t not in renderer.end_tokens]).strip() for one in said]
+    return found.numbers | texts_against(texts, [asked[fact] for fact in facts])
+
+
+def texts_against(texts: list[str], references: list[list[str]]) -> dict[str, float]:
+    """BLEU and chrF of a corpus with several references, by sacrebleu's defaults."""
+    most = max(map(len, references))
+    streams = [[one[min(i, len(one) - 1)] for one in references] for i in range(most)]
+    return {"bleu": corpus_bleu(texts, streams).score, "chrf": corpus_chrf(texts, streams).score}
+
+
+def chunks(text: str, size: int = 600) -> list[dict[str, str]]:
+    return [{"text": text[at : at + size]} for at in range(0, len(text) - size, size)]
+
+
+def shakespeare(cell: Cell) -> dict[str, float]:
+    """A model of children's stories reads Shakespeare (stories260k, every weight); what it forgets of stories is measured beside."""
+    plays = chunks((DATA / "txt_shakespeare" / "input.txt").read_text(encoding="utf-8"))
+    held_out, stories = (
+        plays[-cell.count(100) :],
+        chunks((DATA / "txt_tinystories" / "tinystories_valid_part.txt").read_text(encoding="utf-8")),
+    )
+    rows = drawn(plays[: -len(held_out)], cell.count(1200), cell.seed)
+    base = str(_bed.SHARED / "models" / "stories260k")
+    found = tuned(
+        cell,
+        rows,
+        held_out,
+        model=base,
+        method=cell.way,
+        objective="pretrain",
+        train={"epochs": 1, "rows_per_step": 16, "learning_rate": 1e-3},
+    )
+    files = {"plays": cell.place / "run-held-out.jsonl", "stories": write(cell.place / "stories.jsonl", stories[: cell.count(40)])}
+    before = load.load(base)
+    numbers = {}
+    for name, file in files.items():
+        rows = rows_of(found, file, learn="everything")
+        numbers |= {f"{name}_before": nats(before, rows), f"{name}_after": nats(found.model, rows)}
+    return found.numbers | numbers
+
+
+def nats(model: Any, rows: list[Row]) -> float:
+    """Surprise per token."""
+    seen = likelihood(model, rows)
+    return float(seen.nats_R.sum() / seen.weight_R.sum())
+
+
+def preferences(cell: Cell) -> dict[str, float]:
+    """Which of two answers people preferred, by dpo with lora on luthier-mini; the share of unseen pairs it gets right."""
+    everything = json.loads((DATA / "ft_llamafactory" / "dpo_en_demo.json").read_text(encoding="utf-8"))
+    pairs = [row for row in everything if len(json.dumps(row)) < 4000]
+    test = pairs[-cell.count(50) :]
+    rows = drawn(pairs[: -len(test)], cell.count(120), cell.seed)
+    train = {"epochs": 2, "rows_per_step": 8}
+    found = tuned(cell, rows, test, method=cell.way, objective="dpo", train=train)
+    held_out = rows_of(found, cell.place / "run-held-out.jsonl")
+    margins = []
+    for on in (True, False):
+        with found.method.active(found.model, on):
+            margins.append(likelihood(found.model, held_out).margin_R)
+    gained = margins[0] - margins[1]
+    return found.numbers | {"reward_accuracy": 100 * float(np.mean(gained > 0)), "margin_nats": float(gained.mean()), "pairs": len(rows)}
+
+
+SMALL = {
+    "hidden_size": 128,
+    "intermediate_size": 320,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+}
+"""The student: random weights with the tokenizer of its teacher, about a quarter of its size."""
+
+
+def distillation(cell: Cell) -> dict[str, float]:
+    """A student from random weights learns to write e2e sentences: alone, with a tuned teacher's distribution; or the teacher itself."""
+    pairs = [{"prompt": row["mr"], "completion": row["ref"]} for row in table(DATA / "ft_e2e_nlg" / "devset.csv")]
+    test, rows = pairs[-cell.count(300) :], drawn(pairs[: -cell.count(300)], cell.count(1000), cell.seed)
+    train = {"epochs": 3, "rows_per_step": 16}
+    if cell.way in ("teacher", "distilled"):
+        teacher = tuned(cell, rows, test, name="teacher", method="lora", train=train)
+        if cell.way == "teacher":
+            return teacher.numbers | {"nats": nats(teacher.model, rows_of(teacher, cell.place / "teacher-held-out.jsonl"))}
+    mini = load.load("luthier-mini")
+    config = mini.config.to_dict() | SMALL | {"layer_types": None}
+    small = load.fresh(config, renderer=mini.renderer, seed=cell.seed, dtype="float32", name="student")
+    load.save(small, cell.place / "student")
+    objective = {"name": "distill", "teacher": str(cell.place / "teacher"), "share": 0.5} if cell.way == "distilled" else "sft"
+    more = {**train, "learning_rate": 3e-3}
+    found = tuned(cell, rows, test, model=str(cell.place / "student"), method="full", objective=objective, train=more)
+    return found.numbers | {"nats": nats(found.model, rows_of(found, cell.place / "run-held-out.jsonl"))}
+
+
+WORKS: dict[str, tuple[Callable[[Cell], dict[str, float]], tuple[str, ...]]] = {
+    "banking77": (banking77, ("full", "lora", "head", "bottleneck", "ia3", "prompt", "prefix")),
+    "e2e": (e2e, ("lora",)),
+    "shakespeare": (shakespeare, ("full",)),
+    "preferences": (preferences, ("lora",)),
+    "distillation": (distillation, ("alone", "distilled", "teacher")),
+}
+"""Every work with its ways."""
+
+
+def cells(works: Iterable[str], seeds: int) -> Iterator[tuple[str, str, int]]:
+    """Seeds outermost, so that a table cut short has all its lines."""
+    for seed in range(seeds):
+        for work in works:
+            for way in WORKS[work][1]:
+                yield work, way, seed

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""How well each way of tuning learns: real public data, fixed held-out rows, three seeds; a Markdown table with mean and spread.
+
+    python bench/methods.py --out bench/results/methods             everything that is not there yet (about 25 minutes on two cores)
+    python bench/methods.py --works banking77 --ways lora,head      some of it
+    python bench/methods.py --show bench/results/methods            the table again; nothing runs
+
+One JSON file for each work, a line for each cell; --add keeps what is there and runs what is missing. What a work is, and how much of its
+data it takes, is in ``_methods.py``; --rows takes another share of it. The table is kept in docs/methods.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import _bed
+
+COLUMNS = {
+    "banking77": {"accuracy": "accuracy %", "macro_f1": "macro F1 %"},
+    "e2e": {"bleu": "BLEU", "chrf": "chrF"},
+    "shakespeare": {
+        "plays_before": "nats/token of plays before",
+        "plays_after": "after",
+        "stories_before": "of stories before",
+        "stories_after": "after",
+    },
+    "preferences": {"reward_accuracy": "reward accuracy %", "margin_nats": "margin in nats"},
+    "distillation": {"nats": "nats/token"},
+}
+"""What each work is judged by."""
+
+COSTS = {"moved": "weights moved", "seconds": "seconds of steps", "whole": "seconds in all", "peak_mb": "peak MB"}
+
+
+def main() -> int:
+    asked = _arguments()
+    if not (_bed.SHARED / "data").is_dir():
+        sys.exit(f"skipped: no data at {_bed.SHARED / 'data'}; set LUTHIER_SHARED")
+    if asked.cell:
+        print(json.dumps(_cell(asked.cell, asked.rows)))
+        return 0
+    if asked.show:
+        print("\n\n".join(table(file) for file in sorted(asked.show.glob("*.json")) if file.stem in COLUMNS))
+        return 0
+    if asked.smoke:
+        return smoke()
+    import _methods
+
+    works = asked.works.split(",") if asked.works else list(_methods.WORKS)
+    for work, way, seed in _methods.cells(works, asked.seeds):
+        if not asked.ways or way in asked.ways.split(","):
+            file = asked.out / f"{work}.json"
+            if not (asked.add and any((run["way"], run["seed"]) == (way, seed) for run in _runs(file))):
+                keep(file, run(work, way, seed, asked.rows))
+    for work in works:
+        print(table(asked.out / f"{work}.json"), end="\n\n")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--works", help=f"of {', '.join(COLUMNS)}")
+    parser.add_argument("--ways", help="some of the ways of the works, e.g. lora,head")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", type=float, default=1.0, help="share of each work's usual rows")
+    parser.add_argument("--out", type=Path, default=Path("methods"), help="folder of the results")
+    parser.add_argument("--add", action="store_true", help="keep what is in the folder and run what is missing")
+    parser.add_argument("--show", type=Path, help="print the tables of the results in this folder; run nothing")
+    parser.add_argument("--smoke", action="store_true", help="one cell of every kind at the smallest size; nothing is timed")
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def run(work: str, way: str, seed: int, rows: float) -> dict[str, Any]:
+    """One cell in a process of its own: a peak of memory never falls."""
+    command = [sys.executable, __file__, "--cell", f"{work}:{way}:{seed}", "--rows", str(rows)]
+    with tempfile.TemporaryDirectory() as home:
+        environment = {**os.environ, "LUTHIER_HOME": home}  # nothing from an earlier cell is cached
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{work} {way} {seed}: {done.stderr[-3000:]}")
+    found: dict[str, Any] = {"way": way, "seed": seed, "rows": rows} | json.loads(done.stdout.splitlines()[-1])
+    print(work, json.dumps(found), file=sys.stderr, flush=True)
+    return found
+
+
+def _cell(name: str, rows: float) -> dict[str, float]:
+    import _methods
+
+    work, way, seed = name.split(":")
+    with tempfile.TemporaryDirectory() as place:
+        return _methods.WORKS[work][0](_methods.Cell(way, int(seed), Path(place), rows))
+
+
+def _runs(file: Path) -> list[dict[str, Any]]:
+    return json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else []
+
+
+def keep(file: Path, found: dict[str, Any]) -> None:
+    """The cell in the place of an older one of its way and seed."""
+    others = [run for run in _runs(file) if (run["way"], run["seed"]) != (found["way"], found["seed"])]
+    _bed.write(file, {"work": file.stem}, [*others, found])
+
+
+def table(file: Path) -> str:
+    """Means of all seeds, and the largest distance from the mean where it says something."""
+    columns = COLUMNS[file.stem] | COSTS
+    lines = [f"| {file.stem} | seeds | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
+    runs = _runs(file)
+    for way in dict.fromkeys(run["way"] for run in runs):
+        mine = [run for run in runs if run["way"] == way]
+        cells = [told([run.get(key) for run in mine], plain=key in COSTS) for key in columns]
+        lines.append(f"| {way} | {len(mine)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def told(values: list[float | None], *, plain: bool) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = statistics.fmean(known)
+    if plain:
+        return f"{mean:,.0f}"
+    return f"{mean:.2f} ± {max(abs(value - mean) for value in known):.2f}"
+
+
+def smoke() -> int:
+    import _methods
+
+    ways = {"banking77": "head", "distillation": "distilled"}
+    with tempfile.TemporaryDirectory() as place:
+        for work, (_, known) in _methods.WORKS.items():
+            keep(Path(place) / f"{work}.json", run(work, ways.get(work, known[0]), 0, 0.001))
+            print(table(Path(place) / f"{work}.json"), end="\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
