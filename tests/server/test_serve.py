@@ -18,6 +18,7 @@ import httpx2
 import pytest
 
 from luthier.core.errors import SpecError
+from luthier.server.run import serve
 from luthier.server.settings import Settings
 
 
@@ -55,6 +56,16 @@ def test_it_speaks_tls(tmp_path: Path) -> None:
         assert said["url"].startswith("https://127.0.0.1:")
         trusting = ssl.create_default_context(cafile=certificate)
         assert httpx2.get(said["url"].removesuffix("/v1") + "/healthz", verify=trusting).status_code == 200
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "certificate cannot be read"), ("no PEM", "cannot be used with this key")])
+def test_a_certificate_that_cannot_be_used_is_told_before_anything_else(tmp_path: Path, content: str | None, said: str) -> None:
+    for name in ("cert.pem", "key.pem") if content else ():
+        (tmp_path / name).write_text(str(content))
+    settings = Settings(certificate=str(tmp_path / "cert.pem"), certificate_key=str(tmp_path / "key.pem"), port=0)
+    with pytest.raises(SpecError, match=said) as refused:
+        serve(settings, listening=lambda url: pytest.fail(f"it listens at {url}"))
+    assert refused.value.code == "bad_certificate"
 
 
 def test_settings_come_from_file_environment_and_flags(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import socket
+import ssl
 from collections.abc import Callable
 
 import h11
@@ -92,14 +94,34 @@ def serve(settings: Settings, *, listening: Callable[[str], None]) -> None:
         listening: called with the address once connections are taken.
 
     Raises:
-        SpecError: the address is taken, or not of this machine. LuthierError: database or blobs cannot be opened.
+        SpecError: the address is taken, or not of this machine; the certificate cannot be used.
+        LuthierError: database or blobs cannot be opened.
     """
+    _try_certificate(settings)
     service = Service.open(settings)
     listener = _bound(settings)
     config = _config(settings, service)
     listening(f"{'https' if config.is_ssl else 'http'}://{_shown(settings.host)}:{listener.getsockname()[1]}/v1")
     with Beside.worker(settings):
         Server(config, service).run(sockets=[listener])
+
+
+def _try_certificate(settings: Settings) -> None:
+    """Read it before anything else is done: uvicorn would find out when it listens already."""
+    if not settings.certificate:
+        return
+    files = {"certificate": settings.certificate, "certificate_key": settings.certificate_key}
+    for name, file in files.items():
+        if not os.access(file, os.R_OK):
+            raise SpecError(
+                f"The file of {name} cannot be read.", where=file, remedy="Check the path and its rights.", code="bad_certificate"
+            )
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.certificate, settings.certificate_key, password="")
+    except (OSError, ValueError) as error:  # an ssl.SSLError is an OSError
+        what = f"This certificate cannot be used with this key: {getattr(error, 'reason', None) or error}."
+        remedy = "Both are PEM files, the key has no password, and belongs to the certificate."
+        raise SpecError(what, where=" and ".join(files.values()), remedy=remedy, code="bad_certificate") from error
 
 
 def _config(settings: Settings, service: Service) -> uvicorn.Config:
