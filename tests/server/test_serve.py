@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 
 from luthier.core.errors import SpecError
@@ -41,6 +42,20 @@ def test_serve_begins_and_ends(tmp_path: Path) -> None:
         assert httpx2.get(health).status_code == 200
         assert httpx2.get(f"{said['url']}/files", headers={"authorization": f"Bearer {said['key']}"}).json()["data"] == []
         process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_a_stream_that_outlasts_the_grace_is_told_why_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_GRACE_SECONDS", "2.5")
+    numbers = {"type": "array", "items": {"type": "integer", "minimum": 10**6}, "minItems": 100}
+    asked: Any = {"response_format": {"type": "json_schema", "json_schema": {"name": "numbers", "schema": numbers}}, "n": 16}
+    with served(tmp_path) as (process, said), openai.OpenAI(base_url=said["url"], api_key=said["key"], max_retries=0) as client:
+        messages: Any = [{"role": "user", "content": "Count."}]
+        chunks = client.chat.completions.create(model="luthier-mini", messages=messages, max_tokens=900, stream=True, **asked)
+        next(chunks)
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(openai.APIError, match="The service is shutting down"):
+            list(chunks)
         assert process.wait(20) == 0
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 
 import h11
@@ -23,6 +24,8 @@ from luthier.server.settings import Settings
 
 BARE = re.compile(rb"(?<!\r)\n")
 
+LAST_WORDS = 2.0
+"""Seconds before the end of the grace in which streams are still told why they end; then uvicorn closes their connections."""
 
 HEAD_SECONDS = 30.0
 """Longest wait for the head of a request; uvicorn would wait for ever."""
@@ -84,7 +87,13 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.service.stopping.set()
-        await super().shutdown(sockets)
+        last = threading.Timer(max(0.0, self.service.settings.grace_seconds - LAST_WORDS), self.service.hush)
+        last.daemon = True
+        last.start()
+        try:
+            await super().shutdown(sockets)
+        finally:
+            last.cancel()
 
 
 def serve(settings: Settings, *, listening: Callable[[str], None]) -> None:

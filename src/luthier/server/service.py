@@ -93,11 +93,15 @@ class Service:
             if stop.wait(sweep.EVERY):
                 return
 
+    def hush(self) -> None:
+        """Break off the answers that are being written: who waits for one is told that the service ends."""
+        if self._host is not None:
+            self._host.close()
+
     def close(self) -> None:
         """Let go of everything. Lines of batches that are being answered are given up, and asked again at the next start."""
         self.examiner.close()
-        if self._host is not None:
-            self._host.close()
+        self.hush()
         self.batches.close()
         self.database.close()
 
