@@ -22,6 +22,7 @@ from server.rows import actor, finish
 from server.test_files import ROWS
 
 BODIES: dict[str, Any] = {
+    "/v1/models/{model}": {"pinned": True},
     "/v1/uploads/{upload_id}/complete": {"part_ids": []},
     "/v1/chat/completions/{completion_id}": {"metadata": {}},
     "/v1/webhook_endpoints/{webhook_id}": {"name": "x"},

@@ -19,10 +19,12 @@ from luthier.inference.generate import generate
 from luthier.inference.serving.ask import Asked, Delta
 from luthier.jobs.bases import Bases, Bounds
 from luthier.jobs.here import Here
+from luthier.jobs.pinning import pin
 from luthier.jobs.serving import Host
 from luthier.models import slot
 from luthier.models.load import load
 from luthier.models.model import Model
+from luthier.store.audit import Deputy
 from luthier.store.database import Database
 from luthier.store.runs import find as find_run
 from luthier.store.tables.jobs import CheckpointPermission
@@ -187,10 +189,14 @@ def test_weights_that_are_gone_are_told(host: Host, database: Database, project:
         said(host, chat(name), project)
 
 
+def _pin(database: Database, name: str, pinned: bool) -> None:
+    who = Deputy("key_x", "org_x", _row(database, name).project_id)
+    pin(database, name, who, pinned=pinned)
+
+
 def test_adapters_make_room_for_each_other_and_pinned_ones_stay(database: Database, project: str, tiny: Model) -> None:
     names = [tuned.tuned(database, project, number, base=tiny) for number in range(4)]
-    with database.write() as session:
-        session.scalars(select(TunedModel).where(TunedModel.id == names[0])).one().pinned = True
+    _pin(database, names[0], True)
     one = sum(d.A.nbytes + d.B.nbytes for d in tuned.adapter(tiny, 1).deltas(tiny).values())
     slot.restore(tiny.network)
     host = Host(database, None, SimpleNamespace(**{**vars(SMALL), "adapter_bytes": 2 * one}))
@@ -201,6 +207,12 @@ def test_adapters_make_room_for_each_other_and_pinned_ones_stay(database: Databa
             assert resident.crowd.bytes <= 2 * one
         assert list(resident.crowd.members) == [names[0], names[1]]
         assert not any(name in resident.room.known._roots for name in names[2:]), "what they had read went with them"
+        _pin(database, names[1], True)
+        said(host, chat(names[1]), project)
+        with pytest.raises(ResultError, match="Pinned models take all the memory"):
+            said(host, chat(names[2]), project)
+        _pin(database, names[1], False)
+        said(host, chat(names[1]), project)
         under_way = [host.ask(chat(name, question), project) for question in QUESTIONS for name in names]
         for number, answering in enumerate(under_way):
             assert answering.whole()[0].text == wanted(tiny, number % 4, QUESTIONS[number // 4]), "more at once than there is room for"
@@ -311,11 +323,15 @@ def test_bases_make_room_for_each_other(tiny: Model) -> None:
     for _ in range(2):
         with pytest.raises(LuthierError, match="does not load"):
             bases.get("broken", broken, bytes=0)
+    bases.get("a", make, bytes=size, pinned=True)
+    bases.get("e", make, bytes=size)
+    assert [key for key, _ in bases] == ["a", "e"], "who is pinned stays"
+    bases.get("c", make, bytes=size)
     resident = bases.get("a", make, bytes=size)
     other = bases.get("c", make, bytes=size)
     resident._asked["x"] += 1
     other._asked["x"] += 1
-    with pytest.raises(ResultError, match=r"all of them are being asked, and this one needs 0\.\d GB more") as caught:
+    with pytest.raises(ResultError, match=r"all of them are pinned or being asked, and this one needs 0\.\d GB more") as caught:
         bases.get("d", make, bytes=size)
     assert caught.value.code == "models_full"
     bases.close()

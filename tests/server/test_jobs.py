@@ -222,6 +222,17 @@ def test_what_a_job_left(client: openai.OpenAI, live: Live, http: httpx2.Client,
         client.models.retrieve(checkpoint)
 
 
+def test_a_model_is_pinned_by_name(client: openai.OpenAI, live: Live, http: httpx2.Client, file_id: str) -> None:
+    job = client.fine_tuning.jobs.create(model=MODEL, training_file=file_id)
+    finish(live, job.id)
+    model = client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model
+    assert http.post(f"/v1/models/{model}", json={"pinned": True}).json()["luthier"]["pinned"] is True
+    assert client.models.retrieve(str(model)).model_dump()["luthier"]["pinned"] is True
+    assert "pinned" not in http.post(f"/v1/models/{model}", json={"pinned": False}).json()["luthier"]
+    assert http.post(f"/v1/models/{MODEL}", json={"pinned": True}).status_code == 404
+    assert http.post(f"/v1/models/{model}", json={"pinned": "yes"}).status_code == 400
+
+
 def test_checkpoints_are_lent_to_other_projects(client: openai.OpenAI, live: Live, file_id: str) -> None:
     job = client.fine_tuning.jobs.create(model=MODEL, training_file=file_id, suffix="lent")
     model, permissions = finish(live, job.id), client.fine_tuning.checkpoints.permissions

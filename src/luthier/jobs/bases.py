@@ -76,11 +76,11 @@ class Bases:
         self._change = threading.Lock()
         self._closed = False
 
-    def get(self, key: str, load: Callable[[], Model], *, bytes: int) -> Resident:
+    def get(self, key: str, load: Callable[[], Model], *, bytes: int, pinned: bool = False) -> Resident:
         """The resident called `key`; `load` makes its model, once, while everybody who wants it waits.
 
         Args:
-            bytes: what it will take, about.
+            bytes: what it will take, about. pinned: it is not let go for others from now on.
 
         Raises:
             ResultError: the memory is full of models that are being asked (``models_full``), or the service is closing.
@@ -96,7 +96,9 @@ class Bases:
             else:
                 self._found.move_to_end(key)
         if found is not None:
-            return found.result()
+            resident = found.result()
+            resident.kept = pinned
+            return resident
         try:
             b = self.bounds
             resident = Resident(load(), cache_bytes=b.cache_bytes, adapter_bytes=b.adapter_bytes, most_rows=b.most_rows)
@@ -105,6 +107,7 @@ class Bases:
                 del self._found[key]
             mine.set_exception(error)
             raise
+        resident.kept = pinned
         mine.set_result(resident)
         return resident
 
@@ -141,12 +144,13 @@ class Bases:
         for key, resident in ready:
             if total + bytes <= self.bounds.model_bytes:
                 return
-            if not resident.busy:
+            if not (resident.busy or resident.pinned):
                 del self._found[key]
                 total -= resident.bytes
                 resident.close()
         if total and total + bytes > self.bounds.model_bytes:
-            what = f"Models in memory take {total / 1e9:.1f} GB, all of them are being asked, and this one needs {bytes / 1e9:.1f} GB more."
+            here, more = f"{total / 1e9:.1f} GB", f"{bytes / 1e9:.1f} GB"
+            what = f"Models in memory take {here}, all of them are pinned or being asked, and this one needs {more} more."
             raise ResultError(what, remedy="Ask again in a while, or allow the service more memory (model_bytes).", code="models_full")
 
 

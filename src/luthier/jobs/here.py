@@ -91,7 +91,7 @@ class Here:
             raise SpecError(what, where="model", remedy="Ask a model that was tuned on answers in words.", code="no_text")
         if "swap" not in specs.METHODS.load(row.method).Method.supports:
             folder = weights(run, row)
-            return self.bases.get(id, lambda: self._whole(row, run, folder, spec), bytes=bytes_of(folder)), None
+            return self.bases.get(id, lambda: self._whole(row, run, folder, spec), bytes=bytes_of(folder), pinned=row.pinned), None
         resident = self._base(spec.model.name, spec.model.dtype, spec.model.context)
         return resident, Adapter(id, lambda twin: self._adapter(twin, row, run), pinned=row.pinned)
 

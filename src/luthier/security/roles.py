@@ -53,6 +53,7 @@ ACTIONS: dict[str, Role] = {
     "permission.create": Role.admin,
     "permission.delete": Role.admin,
     "model.read": Role.viewer,
+    "model.pin": Role.admin,
     "model.delete": Role.admin,
     "chat.create": Role.member,
     "chat.read": Role.viewer,

@@ -99,8 +99,9 @@ class Crowd:
         for path in self.members.pop(name).deltas:
             self._slots[path].dismiss(name)
 
-    def touch(self, name: str) -> None:
-        """It was asked for just now."""
+    def touch(self, name: str, *, pinned: bool = False) -> None:
+        """It was asked for just now, and is pinned or not from now on."""
+        self.members[name].pinned = pinned
         self.members.move_to_end(name)
 
     def oldest(self, busy: Iterable[str]) -> str | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from luthier.core.errors import ResultError
 from luthier.core.files import fingerprint
 from luthier.inference.serving.ask import Answering, Asked, ours
 from luthier.inference.serving.batch import Batch
@@ -49,6 +50,9 @@ class Resident:
 
     Args:
         cache_bytes: memory for keys and values. adapter_bytes: for adapters; those being asked stay even beyond it, and others wait.
+
+    Attributes:
+        kept: it is pinned as a whole.
     """
 
     def __init__(self, model: Model, *, cache_bytes: int, adapter_bytes: int, most_rows: int = MOST_ROWS) -> None:
@@ -65,6 +69,12 @@ class Resident:
         self._waiting: dict[str, list[list[Row]]] = {}  # rows by the adapter that is being loaded for them
         self._asked: Counter[str | None] = Counter()  # questions under way, by adapter
         self._closed = False
+        self.kept = False
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it stays, because it is kept for itself or for an adapter."""
+        return self.kept or any(member.pinned for member in list(self.crowd.members.values()))
 
     @property
     def bytes(self) -> int:
@@ -123,7 +133,7 @@ class Resident:
             answering.on_over(lambda: self._over(name))
             if adapter is None or adapter.name in self.crowd.members:
                 if adapter is not None:
-                    self.crowd.touch(adapter.name)
+                    self.crowd.touch(adapter.name, pinned=adapter.pinned)
                 self.batcher.ask(rows)
                 return
             answering.on_cancel(lambda: answering.say(None))
@@ -171,6 +181,9 @@ class Resident:
             while self.crowd.members and self.crowd.bytes + size > self.adapter_bytes:
                 oldest = self.crowd.oldest([name for name in self._asked if name])
                 if oldest is None:
+                    if all(member.pinned for member in self.crowd.members.values()):  # none of them ever leaves
+                        what, remedy = "Pinned models take all the memory for tuned ones.", "Unpin one, or allow more (adapter_bytes)."
+                        raise ResultError(what, remedy=remedy, code="models_full")
                     return False
                 self._let_go(oldest)
             self.crowd.hang(adapter.name, deltas, pinned=adapter.pinned)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter
 from fastapi.responses import Response
 
+from luthier.jobs.pinning import pin
 from luthier.jobs.removal import remove
 from luthier.server.body import Route
 from luthier.server.caller import Caller, allowed
@@ -33,6 +34,15 @@ def one(model: str, caller: Annotated[Caller, allowed("model.read")], ours: Ours
     return reply(_shown(ours.host.model(model, caller.project_id), caller))
 
 
+@router.post("/{model:path}", response_model=wire.Model, responses=errors(404))
+def change(model: str, body: wire.UpdateModel, caller: Annotated[Caller, allowed("model.pin")], ours: Ours) -> Response:
+    """Pin a tuned model of the project, so that it stays in memory; or no longer, and it leaves it."""
+    pin(ours.database, model, caller.actor, pinned=body.pinned, request_id=caller.request_id)
+    if not body.pinned:
+        ours.host.forget(model)
+    return reply(_shown(ours.host.model(model, caller.project_id), caller))
+
+
 @router.delete("/{model:path}", response_model=wire.ModelDeleted, responses=errors(404))
 def delete(model: str, caller: Annotated[Caller, allowed("model.delete")], ours: Ours) -> Response:
     """Delete a tuned model of the project and its weights. Its run keeps its records; bases stay."""
@@ -43,5 +53,11 @@ def delete(model: str, caller: Annotated[Caller, allowed("model.delete")], ours:
 
 def _shown(offer: Offer, caller: Caller) -> wire.Model:
     owner = caller.actor.organisation if offer.owner != "luthier" else "luthier"
-    more = wire.ModelLuthier(base=offer.base or None, method=offer.method or None, loaded=offer.loaded, certificate=offer.certificate)
+    more = wire.ModelLuthier(
+        base=offer.base or None,
+        method=offer.method or None,
+        loaded=offer.loaded,
+        pinned=offer.pinned or None,
+        certificate=offer.certificate,
+    )
     return wire.Model(id=offer.id, created=int(offer.created), owned_by=owner, luthier=more)
