@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import _bed
+import _rival_jobs as jobs
 import numpy as np
+import psutil
 import torch
 from sacrebleu import corpus_bleu, corpus_chrf
 from sklearn.metrics import f1_score
@@ -24,6 +26,7 @@ from sklearn.metrics import f1_score
 from luthier.core.events import Event, Stepped
 from luthier.core.sequence import Row
 from luthier.data.read import read
+from luthier.data.render import Renderer
 from luthier.engine.score import outputs
 from luthier.evaluation.likelihood import likelihood
 from luthier.inference.generate import generate
@@ -31,6 +34,7 @@ from luthier.jobs import heads, specs
 from luthier.jobs.result import opened
 from luthier.jobs.run import train_only
 from luthier.models import load
+from luthier.objectives import dpo
 
 DATA = _bed.SHARED / "data"
 NEVER = 1_000_000
@@ -42,13 +46,16 @@ class Cell:
     """One cell, its place on disk, and how much of everything it takes.
 
     Attributes:
-        scale: share of the usual rows; the smoke test takes next to none.
+        scale: share of the usual rows; the smoke test takes next to none. model: base of the work `packed`.
+        rival: the interpreter that has PEFT and TRL, for the ways they take.
     """
 
     way: str
     seed: int
     place: Path
     scale: float = 1.0
+    model: str = "luthier-mini"
+    rival: str = ""
 
     def count(self, usual: int) -> int:
         return max(24, round(usual * self.scale))
@@ -73,9 +80,7 @@ def tuned(cell: Cell, rows: Iterable[dict[str, Any]], held_out: Iterable[dict[st
         if isinstance(event, Stepped):
             steps.append(event)
 
-    unseen = {_content(row): row for row in held_out}
-    file = write(cell.place / f"{name}.jsonl", {_content(row): row for row in rows if _content(row) not in unseen}.values())
-    valid = write(cell.place / f"{name}-held-out.jsonl", unseen.values())
+    file, valid = files(cell, rows, held_out, name=name)
     train = {"seed": cell.seed, "validate_every": NEVER, "save_every": NEVER, **sections.pop("train", {})}
     start = time.perf_counter()
     spec = specs.gather(data={"file": str(file), "valid": str(valid), "too_long": "drop"}, train=train, **sections)
@@ -87,6 +92,13 @@ def tuned(cell: Cell, rows: Iterable[dict[str, Any]], held_out: Iterable[dict[st
     moved = sum(tensor.numel() for tensor in method.state(model).values())
     costs = {"moved": moved, "seconds": sum(step.seconds for step in steps), "whole": whole, "peak_mb": peak, "steps": len(steps)}
     return Tuned(model, method, spec, run.path, costs)
+
+
+def files(cell: Cell, rows: Iterable[dict[str, Any]], held_out: Iterable[dict[str, Any]], *, name: str = "run") -> tuple[Path, Path]:
+    """Both files; no row is in both, or twice in one."""
+    unseen = {_content(row): row for row in held_out}
+    learned = {_content(row): row for row in rows if _content(row) not in unseen}
+    return write(cell.place / f"{name}.jsonl", learned.values()), write(cell.place / f"{name}-held-out.jsonl", unseen.values())
 
 
 def _content(row: dict[str, Any]) -> str:
@@ -124,10 +136,16 @@ def banking77(cell: Cell) -> dict[str, float]:
     test = drawn(banking("test.csv"), cell.count(1000), 0)
     rows = drawn(banking("train.csv"), cell.count(2000), cell.seed)
     labels = sorted({row["completion"] for row in [*rows, *test]})
+    if cell.way == "peft":
+        learned, unseen = (jobs.labelled(file, labels) for file in files(cell, rows, test))
+        job = {"rows": learned, "test": unseen, "classes": len(labels)}
+        theirs = jobs.run(cell.rival, cell.place, "banking77", seed=cell.seed, epochs=2, rows_per_step=16, **job)
+        return agreed([row["labels"] for row in unseen], theirs.pop("said")) | theirs | {"pass_seconds": theirs["seconds"] / 2}
     passes = 20 if cell.way == "head" else 2  # a pass over kept states costs next to nothing
     objective = {"name": "predict", "kind": "class", "labels": labels}
     found = tuned(cell, rows, test, method=cell.way, objective=objective, train={"epochs": passes, "rows_per_step": 16})
-    return found.numbers | classified(found, cell.place / "run-held-out.jsonl")
+    pass_seconds = found.numbers["seconds"] / passes
+    return found.numbers | {"pass_seconds": pass_seconds} | classified(found, cell.place / "run-held-out.jsonl")
 
 
 def classified(found: Tuned, file: Path) -> dict[str, float]:
@@ -135,8 +153,13 @@ def classified(found: Tuned, file: Path) -> dict[str, float]:
     rows, predictor = rows_of(found, file), found.model.predictor
     said = [predictor.read(torch.from_numpy(each))[0] for each in outputs(found.model, [row.sequences[0] for row in rows])]
     right = [predictor.meaning.truth(row.sequences[0].beside["target"])[0] for row in rows]
+    return agreed(right, said)
+
+
+def agreed(right: list[Any], said: list[Any]) -> dict[str, float]:
+    """Accuracy and macro F1 in percent."""
     hits = sum(a == b for a, b in zip(said, right, strict=True))
-    return {"accuracy": 100 * hits / len(rows), "macro_f1": 100 * f1_score(right, said, average="macro", zero_division=0)}
+    return {"accuracy": 100 * hits / len(right), "macro_f1": 100 * f1_score(right, said, average="macro", zero_division=0)}
 
 
 def e2e(cell: Cell) -> dict[str, float]:
@@ -149,6 +172,12 @@ def e2e(cell: Cell) -> dict[str, float]:
     facts = drawn(sorted(asked), cell.count(100), 0)
     rows = drawn(pairs, cell.count(1500), cell.seed)
     test = [{"prompt": fact, "completion": asked[fact][0]} for fact in facts]
+    if cell.way == "peft":
+        learned, unseen = files(cell, rows, test)
+        prompts = [row["ids"][: next(i for i, label in enumerate(row["labels"]) if label >= 0)] for row in jobs.answered(unseen)]
+        job = {"rows": jobs.answered(learned), "test": prompts, "stop": jobs.stops()}
+        theirs = jobs.run(cell.rival, cell.place, "e2e", seed=cell.seed, epochs=2, rows_per_step=16, **job)
+        return texts_against(jobs.words(theirs.pop("said")), [asked[fact] for fact in facts]) | theirs
     found = tuned(cell, rows, test, method=cell.way, train={"epochs": 2, "rows_per_step": 16})
     renderer = found.model.renderer
     prompts = [renderer.prompt_of(example) for example in read(cell.place / "run-held-out.jsonl")]
@@ -204,18 +233,27 @@ def nats(model: Any, rows: list[Row]) -> float:
 def preferences(cell: Cell) -> dict[str, float]:
     """Which of two answers people preferred, by dpo with lora on luthier-mini; the share of unseen pairs it gets right."""
     everything = json.loads((DATA / "ft_llamafactory" / "dpo_en_demo.json").read_text(encoding="utf-8"))
-    pairs = [row for row in everything if len(json.dumps(row)) < 4000]
+    pairs = [row for row in everything if len(json.dumps(row)) < (4000 if cell.scale > 0.1 else 1800)]
     test = pairs[-cell.count(50) :]
     rows = drawn(pairs[: -len(test)], cell.count(120), cell.seed)
     train = {"epochs": 2, "rows_per_step": 8}
+    if cell.way == "trl":
+        learned, unseen = (jobs.compared(file) for file in files(cell, rows, test))
+        job = {"rows": [pair["texts"] for pair in learned], "test": unseen}
+        theirs = jobs.run(cell.rival, cell.place, "preferences", seed=cell.seed, share=dpo.Objective.rate, **train, **job)
+        return won(np.array(theirs.pop("gained"))) | theirs
     found = tuned(cell, rows, test, method=cell.way, objective="dpo", train=train)
     held_out = rows_of(found, cell.place / "run-held-out.jsonl")
     margins = []
     for on in (True, False):
         with found.method.active(found.model, on):
             margins.append(likelihood(found.model, held_out).margin_R)
-    gained = margins[0] - margins[1]
-    return found.numbers | {"reward_accuracy": 100 * float(np.mean(gained > 0)), "margin_nats": float(gained.mean()), "pairs": len(rows)}
+    return found.numbers | won(margins[0] - margins[1])
+
+
+def won(gained: np.ndarray) -> dict[str, float]:
+    """Share of the pairs whose better answer became likelier than the worse one did, in percent, and by how much on average."""
+    return {"reward_accuracy": 100 * float(np.mean(gained > 0)), "margin_nats": float(gained.mean())}
 
 
 SMALL = {
@@ -248,19 +286,87 @@ def distillation(cell: Cell) -> dict[str, float]:
     return found.numbers | {"nats": nats(found.model, rows_of(found, cell.place / "run-held-out.jsonl"))}
 
 
+def digits(cell: Cell) -> dict[str, float]:
+    """Digits of 8 x 8 points by a vision network from random weights: 1,797 pictures, the last 300 held out."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    known = load_digits()
+    cell.place.joinpath("pictures").mkdir(parents=True)
+    rows = []
+    for number, (picture, digit) in enumerate(zip(known.images, known.target, strict=True)):
+        name = f"pictures/{number}.png"
+        Image.fromarray((picture * 15.9).astype(np.uint8)).save(cell.place / name)
+        rows.append({"image": name, "label": str(digit)})
+    test, rest = rows[-cell.count(300) :], rows[: -cell.count(300)]
+    base = cell.place / "vit"
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps(VIT))
+    size = {"height": 8, "width": 8}
+    (base / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "ViTImageProcessor", "size": size}))
+    load.save(load.fresh(VIT, renderer=Renderer.from_folder(base), seed=cell.seed, dtype="float32", name="vit"), base)
+    train = {"epochs": 10, "rows_per_step": 32, "learning_rate": 3e-3}
+    chosen = drawn(rest, cell.count(len(rest)), cell.seed)
+    found = tuned(cell, chosen, test, model=str(base), method=cell.way, objective="predict", train=train)
+    return found.numbers | classified(found, cell.place / "run-held-out.jsonl")
+
+
+VIT = {
+    "model_type": "vit",
+    "architectures": ["ViTModel"],
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 8,
+    "patch_size": 2,
+}
+
+
+def packed(cell: Cell) -> dict[str, float]:
+    """What the base takes of memory in 16, 8 and 4 bits, and what it then thinks of stories."""
+    before = psutil.Process().memory_info().rss
+    model = load.load(cell.model, dtype=cell.way)
+    linears = sum(_bytes(linear) for linear in model.linears().values())
+    whole = linears + sum(p.nbytes for path, p in model.network.named_parameters() if path.rpartition(".")[0] not in model.linears())
+    stories = chunks((DATA / "txt_tinystories" / "tinystories_valid_part.txt").read_text(encoding="utf-8"))[: cell.count(40)]
+    file = write(cell.place / "stories.jsonl", stories)
+    surprise = nats(model, [Row(example.source, model.renderer.render(example, learn="everything")) for example in read(file)])
+    grown = (psutil.Process().memory_info().rss - before) / 2**20
+    return {"linears_mb": linears / 2**20, "weights_mb": whole / 2**20, "resident_mb": grown, "nats": surprise}
+
+
+def _bytes(thing: Any) -> int:
+    """Of every tensor a linear holds, its scales included."""
+    if isinstance(thing, torch.Tensor):
+        return thing.nbytes
+    if isinstance(thing, torch.nn.Module):
+        inside = [*thing.parameters(), *thing.buffers()]
+        scale = getattr(thing, "scale", None)
+        return sum(map(_bytes, inside)) + (_bytes(scale) if scale is not None else 0)
+    return sum(_bytes(value) for value in vars(thing).values() if isinstance(value, torch.Tensor) or hasattr(value, "absmax"))
+
+
 WORKS: dict[str, tuple[Callable[[Cell], dict[str, float]], tuple[str, ...]]] = {
     "banking77": (banking77, ("full", "lora", "head", "bottleneck", "ia3", "prompt", "prefix")),
     "e2e": (e2e, ("lora",)),
     "shakespeare": (shakespeare, ("full",)),
     "preferences": (preferences, ("lora",)),
     "distillation": (distillation, ("alone", "distilled", "teacher")),
+    "digits": (digits, ("full",)),
+    "packed": (packed, ("bfloat16", "int8", "nf4")),
 }
 """Every work with its ways."""
 
+RIVALS = {"banking77": "peft", "e2e": "peft", "preferences": "trl"}
+"""Whose result stands beside ours."""
 
-def cells(works: Iterable[str], seeds: int) -> Iterator[tuple[str, str, int]]:
-    """Seeds outermost, so that a table cut short has all its lines."""
+
+def cells(works: Iterable[str], seeds: int, *, rivals: bool) -> Iterator[tuple[str, str, int]]:
+    """Seeds outermost, so that a table cut short has all its lines. What a packed base takes has no chance in it."""
     for seed in range(seeds):
         for work in works:
-            for way in WORKS[work][1]:
-                yield work, way, seed
+            theirs = (RIVALS[work],) if rivals and work in RIVALS else ()
+            for way in (*WORKS[work][1], *theirs):
+                if work != "packed" or seed == 0:
+                    yield work, way, seed

@@ -2,6 +2,7 @@
 """How well each way of tuning learns: real public data, fixed held-out rows, three seeds; a Markdown table with mean and spread.
 
     python bench/methods.py --out bench/results/methods             everything that is not there yet (about 25 minutes on two cores)
+    python bench/methods.py --rival VENV/bin/python --add ...        the same by PEFT and TRL, where they offer it: an hour more
     python bench/methods.py --works banking77 --ways lora,head      some of it
     python bench/methods.py --show bench/results/methods            the table again; nothing runs
 
@@ -24,7 +25,7 @@ from typing import Any
 import _bed
 
 COLUMNS = {
-    "banking77": {"accuracy": "accuracy %", "macro_f1": "macro F1 %"},
+    "banking77": {"accuracy": "accuracy %", "macro_f1": "macro F1 %", "pass_seconds": "seconds a pass"},
     "e2e": {"bleu": "BLEU", "chrf": "chrF"},
     "shakespeare": {
         "plays_before": "nats/token of plays before",
@@ -34,6 +35,8 @@ COLUMNS = {
     },
     "preferences": {"reward_accuracy": "reward accuracy %", "margin_nats": "margin in nats"},
     "distillation": {"nats": "nats/token"},
+    "digits": {"accuracy": "accuracy %", "macro_f1": "macro F1 %"},
+    "packed": {"linears_mb": "MB of linears", "weights_mb": "of weights", "resident_mb": "resident", "nats": "nats/token of stories"},
 }
 """What each work is judged by."""
 
@@ -45,7 +48,7 @@ def main() -> int:
     if not (_bed.SHARED / "data").is_dir():
         sys.exit(f"skipped: no data at {_bed.SHARED / 'data'}; set LUTHIER_SHARED")
     if asked.cell:
-        print(json.dumps(_cell(asked.cell, asked.rows)))
+        print(json.dumps(_cell(asked)))
         return 0
     if asked.show:
         print("\n\n".join(table(file) for file in sorted(asked.show.glob("*.json")) if file.stem in COLUMNS))
@@ -55,11 +58,11 @@ def main() -> int:
     import _methods
 
     works = asked.works.split(",") if asked.works else list(_methods.WORKS)
-    for work, way, seed in _methods.cells(works, asked.seeds):
+    for work, way, seed in _methods.cells(works, asked.seeds, rivals=bool(asked.rival)):
         if not asked.ways or way in asked.ways.split(","):
             file = asked.out / f"{work}.json"
             if not (asked.add and any((run["way"], run["seed"]) == (way, seed) for run in _runs(file))):
-                keep(file, run(work, way, seed, asked.rows))
+                keep(file, run(work, way, seed, asked))
     for work in works:
         print(table(asked.out / f"{work}.json"), end="\n\n")
     return 0
@@ -71,6 +74,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ways", help="some of the ways of the works, e.g. lora,head")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=float, default=1.0, help="share of each work's usual rows")
+    parser.add_argument("--model", default="luthier-mini", help="base of the work packed: a catalog name or a folder")
+    parser.add_argument("--rival", default="", help="an interpreter with peft and trl; their result then stands beside ours")
     parser.add_argument("--out", type=Path, default=Path("methods"), help="folder of the results")
     parser.add_argument("--add", action="store_true", help="keep what is in the folder and run what is missing")
     parser.add_argument("--show", type=Path, help="print the tables of the results in this folder; run nothing")
@@ -79,25 +84,26 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(work: str, way: str, seed: int, rows: float) -> dict[str, Any]:
+def run(work: str, way: str, seed: int, asked: argparse.Namespace) -> dict[str, Any]:
     """One cell in a process of its own: a peak of memory never falls."""
-    command = [sys.executable, __file__, "--cell", f"{work}:{way}:{seed}", "--rows", str(rows)]
+    more = ["--rows", str(asked.rows), "--model", asked.model, "--rival", asked.rival]
+    command = [sys.executable, __file__, "--cell", f"{work}:{way}:{seed}", *more]
     with tempfile.TemporaryDirectory() as home:
         environment = {**os.environ, "LUTHIER_HOME": home}  # nothing from an earlier cell is cached
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{work} {way} {seed}: {done.stderr[-3000:]}")
-    found: dict[str, Any] = {"way": way, "seed": seed, "rows": rows} | json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = {"way": way, "seed": seed, "rows": asked.rows} | json.loads(done.stdout.splitlines()[-1])
     print(work, json.dumps(found), file=sys.stderr, flush=True)
     return found
 
 
-def _cell(name: str, rows: float) -> dict[str, float]:
+def _cell(asked: argparse.Namespace) -> dict[str, float]:
     import _methods
 
-    work, way, seed = name.split(":")
+    work, way, seed = asked.cell.split(":")
     with tempfile.TemporaryDirectory() as place:
-        return _methods.WORKS[work][0](_methods.Cell(way, int(seed), Path(place), rows))
+        return _methods.WORKS[work][0](_methods.Cell(way, int(seed), Path(place), asked.rows, asked.model, asked.rival))
 
 
 def _runs(file: Path) -> list[dict[str, Any]]:
@@ -133,12 +139,14 @@ def told(values: list[float | None], *, plain: bool) -> str:
 
 
 def smoke() -> int:
+    """In one process: nothing is measured."""
     import _methods
 
-    ways = {"banking77": "head", "distillation": "distilled"}
-    with tempfile.TemporaryDirectory() as place:
-        for work, (_, known) in _methods.WORKS.items():
-            keep(Path(place) / f"{work}.json", run(work, ways.get(work, known[0]), 0, 0.001))
+    ways = {"banking77": "head", "distillation": "distilled", "packed": "int8"}
+    for work, (do, known) in _methods.WORKS.items():
+        with tempfile.TemporaryDirectory() as place:
+            way = ways.get(work, known[0])
+            keep(Path(place) / f"{work}.json", {"way": way, "seed": 0, **do(_methods.Cell(way, 0, Path(place) / "cell", 0.001))})
             print(table(Path(place) / f"{work}.json"), end="\n\n")
     return 0
 

@@ -14,6 +14,7 @@ import pytest
 
 BENCH = Path(__file__).parents[2] / "bench"
 NOT_ALONE = {"contender.py": "versus.py runs it", "data_rival.py": "data.py runs it, with the rival's own interpreter"}
+NOT_ALONE |= {"methods_rival.py": "methods.py runs it, with the rival's own interpreter"}
 """Files that another one runs."""
 
 FILES = sorted(file.name for file in BENCH.glob("[!_]*.py") if file.name not in NOT_ALONE)

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from luthier.core.errors import ModelError
+from luthier.models.load import load_folder
 from luthier.models.model import Model
 
 
@@ -54,6 +55,18 @@ def copy(weights: dict[str, nn.Parameter], state: dict[str, Tensor]) -> None:
             )
     for name, weight in weights.items():
         weight.copy_(state[name])
+
+
+def overwrite(model: Model, folder: Path) -> None:
+    """The weights of `model` become those in `folder`.
+
+    Raises:
+        ModelError: they are of another shape, or some are missing.
+    """
+    own, found = dict(model.network.named_parameters()), read(folder)
+    if own.keys() != found.keys():  # transformers keeps some kinds under other names (ViT), others in other pieces (Mixtral)
+        found = {name: p.detach() for name, p in load_folder(folder, dtype=model.dtype).network.named_parameters()}
+    copy(own, found)
 
 
 def read(folder: Path) -> dict[str, Tensor]:

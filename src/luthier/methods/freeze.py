@@ -95,7 +95,7 @@ class Method:
         Raises:
             ModelError: they are of another shape, or some are missing.
         """
-        _weights.copy(dict(model.network.named_parameters()), _weights.read(folder))
+        _weights.overwrite(model, folder)
         method = cls()
         method.attach(model, name=name)
         return method

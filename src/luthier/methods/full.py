@@ -106,7 +106,7 @@ class Method:
         """
         method = cls()
         method.attach(model, name=name)
-        method.load_state(model, _weights.read(folder))
+        _weights.overwrite(model, folder)
         return method
 
     def merge(self, model: Model) -> None:
