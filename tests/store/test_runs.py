@@ -1,5 +1,6 @@
 """Run folders: made once, found by id, by the beginning of an id, by path."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,18 @@ def test_a_run_is_found_by_id_beginning_path_and_last(tmp_path: Path) -> None:
     there = runs.create(out=tmp_path / "there", stem="a", method="lora")
     assert runs.find(here.id).path == runs.find(here.id[:-2]).path == runs.find("last").path == here.path
     assert runs.find(str(there.path)).path == there.path
+
+
+def test_runs_of_jobs_stand_among_the_others_by_their_age(home: Path) -> None:
+    made = [runs.create(out=None, stem="a", method="lora") for _ in range(3)]
+    ages = {"ftjob-b": "2026-01-02", "ftjob-a": "2026-01-03", "20260101-000000-a-lora-0000": "2026-01-01"}
+    for run, (name, created) in zip(made, ages.items(), strict=True):
+        folder = run.path.rename(home / "runs" / name)
+        (folder / "state.json").write_text(json.dumps({"state": "succeeded", "created": created}))
+    assert [run.id for run in runs.listed()] == ["20260101-000000-a-lora-0000", "ftjob-b", "ftjob-a"]
+    assert runs.find("last").id == "ftjob-a" and runs.find("ftjob-b").id == "ftjob-b"
+    (home / "runs/ftjob-a/state.json").write_text("{")
+    assert runs.find("last").id == "ftjob-b", "a damaged one is never the last"
 
 
 def test_what_is_not_found_is_told_with_the_nearest(tmp_path: Path) -> None:

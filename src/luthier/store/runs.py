@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.core.errors import NotFound, SpecError, StorageError, did_you_mean
+from luthier.core.errors import LuthierError, NotFound, SpecError, StorageError, did_you_mean
 from luthier.core.files import storing, write_json
 from luthier.core.home import runs_folder
 from luthier.store.holding import LOCK
@@ -201,10 +201,12 @@ def find(name: str) -> RunFolder:
     path = Path(name).expanduser()
     if (path / "state.json").is_file():
         return RunFolder(path.resolve())
+    if name not in ("last", "..") and Path(name).name == name and (runs_folder() / name / "state.json").is_file():
+        return RunFolder(runs_folder() / name)  # as jobs ask for theirs: no other run is looked at
     ids = [run.id for run in listed()]
     if name == "last" and ids:
         return RunFolder(runs_folder() / ids[-1])
-    matches = [name] if name in ids else [i for i in ids if name and i.startswith(name)]
+    matches = [i for i in ids if name and i.startswith(name)]
     if len(matches) == 1:
         return RunFolder(runs_folder() / matches[0])
     if matches:
@@ -218,7 +220,15 @@ def find(name: str) -> RunFolder:
 def listed() -> Iterator[RunFolder]:
     """All runs under the user's home of Luthier, oldest first. Runs made with ``--out`` are found by their path."""
     if runs_folder().is_dir():
-        yield from (RunFolder(p) for p in sorted(runs_folder().iterdir()) if (p / "state.json").is_file())
+        yield from sorted((RunFolder(p) for p in runs_folder().iterdir() if (p / "state.json").is_file()), key=_age)
+
+
+def _age(run: RunFolder) -> tuple[str, str]:
+    """When it was made, then its id: those of jobs begin with no time. One that is damaged comes first, so that it is never the last."""
+    try:
+        return str(run.state().get("created", "")), run.id
+    except LuthierError:
+        return "", run.id
 
 
 def read_json(path: Path) -> dict[str, Any]:
