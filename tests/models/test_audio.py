@@ -14,7 +14,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from luthier.core.errors import DataError, ModelError
 from luthier.core.example import Example
@@ -33,71 +32,18 @@ from luthier.inference.generate import generate
 from luthier.methods import full, lora
 from luthier.methods._headed import Headed
 from luthier.models.families import audio, audio_language, family_of
-from luthier.models.load import fresh, load, save
+from luthier.models.load import load, save
 from luthier.models.predictor import Predictor
 from luthier.objectives import predict, sft
+from tiny_families import AST, PIECES, WHISPER, tiny
 
 TRAIN = TrainSpec(epochs=1, rows_per_step=8, learning_rate=1e-3)
-WHISPER: dict[str, Any] = {
-    "model_type": "whisper",
-    "architectures": ["WhisperForConditionalGeneration"],
-    "vocab_size": 300,
-    "num_mel_bins": 80,
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "max_source_positions": 50,
-    "max_target_positions": 32,
-    "decoder_start_token_id": 2,
-    "pad_token_id": 1,
-    "bos_token_id": 1,
-    "eos_token_id": 1,
-    "dropout": 0.1,
-    "encoder_layerdrop": 0.5,
-}
-AST: dict[str, Any] = {
-    "model_type": "audio-spectrogram-transformer",
-    "architectures": ["ASTForAudioClassification"],
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "num_mel_bins": 32,
-    "max_length": 40,
-    "patch_size": 16,
-    "frequency_stride": 8,
-    "time_stride": 8,
-    "id2label": {0: "low", 1: "high"},
-    "label2id": {"low": 0, "high": 1},
-}
-HEARS = {
-    "whisper": {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 80, "chunk_length": 1},
-    "audio-spectrogram-transformer": {"feature_extractor_type": "ASTFeatureExtractor", "num_mel_bins": 32, "max_length": 40},
-}
-PIECES = ["<pad>", "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>"]
 
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     def made(config: dict[str, Any] = WHISPER, *, seed: int = 0, said: dict[str, Any] | None = None, **changes: Any) -> Any:
-        config = config | changes
-        folder = tmp_path_factory.mktemp("hears")
-        pieces = [*PIECES, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-        tokenizer = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, []))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.add_special_tokens(PIECES)
-        if config["model_type"] == "whisper":
-            tokenizer.save(str(folder / "tokenizer.json"))
-            (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
-            (folder / "generation_config.json").write_text(json.dumps(said or {}))
-        (folder / "config.json").write_text(json.dumps(config))
-        (folder / "preprocessor_config.json").write_text(json.dumps(HEARS[config["model_type"]]))
-        return fresh(config, renderer=Renderer.from_folder(folder), seed=seed, dtype="float32", name="tiny")
+        return tiny(config | changes, tmp_path_factory.mktemp("hears"), seed=seed, said=said)
 
     return made
 
@@ -150,7 +96,7 @@ def test_a_row_is_places_a_beginning_and_the_transcript(make: Callable[..., Any]
     asked = model.renderer.prompt_of(rows[0])
     assert isinstance(asked, Pictured) and list(asked) == path.tokens[:54].tolist() and asked.media == path.media
     german = make(said={"language": "<|de|>", "is_multilingual": True})
-    assert german.renderer.prompt_of(rows[0])[51] == PIECES.index("<|de|>")
+    assert german.renderer.prompt_of(rows[0])[51] == PIECES["whisper"].index("<|de|>")
     english = make(said={"is_multilingual": False})
     assert list(english.renderer.prompt_of(rows[0])[50:]) == [2, 6]
 

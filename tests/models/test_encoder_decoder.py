@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from luthier.core.errors import DataError, ModelError
 from luthier.core.example import Example, Message, Source
 from luthier.core.sequence import Row, Sequence
 from luthier.core.spec import DataSpec, TrainSpec
-from luthier.data.render import Renderer
 from luthier.data.tokenise import tokenise
 from luthier.engine.ahead import planned
 from luthier.engine.score import score
@@ -29,48 +26,20 @@ from luthier.inference.serving.crowd import Crowd
 from luthier.inference.stream import stream
 from luthier.methods import full, lora
 from luthier.models.families import encoder_decoder, family_of
-from luthier.models.load import fresh, load, save
+from luthier.models.load import load, save
 from luthier.models.recompute import recompute
 from luthier.objectives import sft
+from tiny_families import T5, tiny
 
 TRAIN = TrainSpec(epochs=1, rows_per_step=8, learning_rate=1e-3)
 PAIRS = [("say one", "eins"), ("say two, loudly", "ZWEI!"), ("say one", "uno"), ("", "nothing"), ("say one more", "noch eins")]
-CONFIG: dict[str, Any] = {
-    "model_type": "t5",
-    "d_model": 32,
-    "d_kv": 8,
-    "d_ff": 48,
-    "num_layers": 2,
-    "num_decoder_layers": 3,
-    "num_heads": 4,
-    "vocab_size": 300,
-    "relative_attention_num_buckets": 8,
-    "relative_attention_max_distance": 16,
-    "dropout_rate": 0.1,
-    "decoder_start_token_id": 0,
-    "n_positions": 64,
-}
 KINDS = {"1.0": {}, "1.1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}}
-
-
-def renderer(folder: Path, config: dict[str, Any]) -> Renderer:
-    pieces = ["<pad>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
-    tokenizer.add_special_tokens(pieces[:2])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "pad_token": "<pad>"}))
-    (folder / "config.json").write_text(json.dumps(config))
-    return Renderer.from_folder(folder)
 
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     def made(*, seed: int = 0, **changes: Any) -> Any:
-        config = CONFIG | changes
-        return fresh(config, renderer=renderer(tmp_path_factory.mktemp("t5"), config), seed=seed, dtype="float32", name="tiny")
+        return tiny(T5 | changes, tmp_path_factory.mktemp("t5"), seed=seed)
 
     return made
 

@@ -32,32 +32,21 @@ from luthier.engine.tree import grove, plant
 from luthier.methods import full, lora
 from luthier.methods._headed import Headed
 from luthier.models.families import family_of, vision
-from luthier.models.load import fresh, load, save
+from luthier.models.load import load, save
 from luthier.models.predictor import Meaning, Predictor
 from luthier.objectives import predict
+from tiny_families import VIT, tiny
 
 TRAIN = TrainSpec(epochs=1, rows_per_step=8, learning_rate=1e-3)
-TINY: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 16,
-    "patch_size": 4,
-}
 CLASSES = {"vit": "ViTForImageClassification", "deit": "DeiTForImageClassification"}
 PLACES = {"vit": 17, "deit": 18}
-PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}}
 
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     def made(kind: str = "vit", architecture: str = "", **changes: Any) -> Any:
-        config = TINY | {"model_type": kind, "architectures": [architecture or CLASSES[kind]]} | changes
-        folder = tmp_path_factory.mktemp(kind)
-        (folder / "config.json").write_text(json.dumps(config))
-        (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
-        return fresh(config, renderer=Renderer.from_folder(folder), seed=0, dtype="float32", name="tiny")
+        config = VIT | {"model_type": kind, "architectures": [architecture or CLASSES[kind]]} | changes
+        return tiny(config, tmp_path_factory.mktemp(kind))
 
     return made
 

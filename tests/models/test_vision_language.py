@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 import transformers
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from luthier.core.errors import DataError, ModelError
 from luthier.core.example import Example, Message
@@ -24,7 +23,6 @@ from luthier.core.sequence import Pictured, Sequence
 from luthier.core.spec import DataSpec, TrainSpec
 from luthier.data.pictures import pixels
 from luthier.data.read import read
-from luthier.data.render import Renderer
 from luthier.data.tokenise import tokenise
 from luthier.data.too_long import fit
 from luthier.engine.ahead import planned
@@ -33,57 +31,21 @@ from luthier.engine.session import Session
 from luthier.inference.generate import generate
 from luthier.methods import freeze, full, lora, prompt
 from luthier.models.families import family_of, vision_language
-from luthier.models.load import fresh, load, save
+from luthier.models.load import load, save
 from luthier.objectives import sft
+from tiny_families import LLAVA, PARTS, TOWER, tiny
 
 TRAIN = TrainSpec(epochs=1, rows_per_step=8, learning_rate=1e-3)
-PARTS = (
-    "{% for message in messages %}{{ message.role + ': ' }}"
-    "{% for part in message.content %}{% if part.type == 'image' %}{{ '<image>' }}{% else %}{{ part.text }}{% endif %}{% endfor %}"
-    "{{ '<end>' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
-)
 WORDS = (
     "{% for message in messages %}{{ message.role + ': ' + message.content + '<end>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
-TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 12, "patch_size": 4}
-CONFIG: dict[str, Any] = {
-    "model_type": "llava",
-    "image_token_index": 1,
-    "vision_config": {"model_type": "clip_vision_model", "projection_dim": 16, **TOWER},
-    "text_config": {
-        "model_type": "llama",
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 320,
-        "max_position_embeddings": 256,
-        "pad_token_id": 0,
-        "bos_token_id": None,
-        "eos_token_id": 2,
-    },
-}
-PROCESSOR = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 12}, "crop_size": {"height": 12, "width": 12}}
 
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     def made(*, template: str = PARTS, seed: int = 0, **changes: Any) -> Any:
-        config = CONFIG | changes
-        folder = tmp_path_factory.mktemp("llava")
-        pieces = ["<pad>", "<image>", "<end>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-        tokenizer = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, []))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.add_special_tokens(pieces[:3])
-        tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>", "pad_token": "<pad>"}))
-        (folder / "chat_template.jinja").write_text(template)
-        (folder / "config.json").write_text(json.dumps(config))
-        (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
-        return fresh(config, renderer=Renderer.from_folder(folder), seed=seed, dtype="float32", name="tiny")
+        return tiny(LLAVA | changes, tmp_path_factory.mktemp("llava"), seed=seed, template=template)
 
     return made
 
@@ -332,7 +294,7 @@ def test_pictures_that_are_not_given_along_are_missed(make: Callable[..., Any], 
     [
         ({"text_config": {"model_type": "mamba"}}, "A part of the kind 'mamba' inside a llava is not computed"),
         (
-            {"vision_config": CONFIG["vision_config"] | {"image_size": 16}},
+            {"vision_config": LLAVA["vision_config"] | {"image_size": 16}},
             "Pictures are made 12 x 12, the tower clip_vision_model reads 16 x 16",
         ),
         ({"image_token_index": 40}, "The token of a picture, 40, is none of the tokenizer's added tokens"),
@@ -390,6 +352,6 @@ def test_scores_of_words_alone_equal_the_language_model(make: Callable[..., Any]
 
 
 def test_dropout_is_off_in_every_part(make: Callable[..., Any]) -> None:
-    parts = {part: CONFIG[part] | {"attention_dropout": 0.3} for part in ("text_config", "vision_config")}
+    parts = {part: LLAVA[part] | {"attention_dropout": 0.3} for part in ("text_config", "vision_config")}
     model = make(**parts)
     assert model.config.text_config.attention_dropout == model.config.vision_config.attention_dropout == 0

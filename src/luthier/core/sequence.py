@@ -46,6 +46,14 @@ class Pictured(list[int]):
         self.media = media
 
 
+def answered(prompt: list[int], answer: list[int]) -> Sequence:
+    """A prompt and what is said after it: every token of the answer counts. What is seen or heard in the prompt goes along."""
+    weights = np.zeros(len(prompt) + len(answer), np.float32)
+    weights[len(prompt) :] = 1.0
+    media = prompt.media if isinstance(prompt, Pictured) else ()
+    return Sequence(np.array([*prompt, *answer], np.int32), weights, apart=bool(media), media=media)
+
+
 @dataclass(slots=True)
 class Row:
     """One example as token paths. Several paths where the chat template rewrites earlier turns (they fork), or for a pair."""

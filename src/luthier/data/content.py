@@ -11,6 +11,9 @@ from luthier.data.json_rows import dumps
 
 HASH_BYTES = 16
 
+_LETTERS = str.maketrans("0123456789", "ghijklmnop")
+"""A hash among words is spelled in letters: its digits could look like somebody's card number."""
+
 
 def content(example: Example) -> bytes:
     """Everything of `example` that is shown or learned, as bytes. Equal for equal rows of any format; weights and labels do not count."""
@@ -47,7 +50,7 @@ def words(example: Example) -> str:
     turns = [*example.messages, *example.chosen, *example.rejected]
     spoken = [message for message in turns if message.role not in ("system", "developer")]
     said = [message.content for message in spoken]
-    return "\n".join(said + [medium.digest for message in spoken for medium in message.media])
+    return "\n".join(said + [medium.digest.translate(_LETTERS) for message in spoken for medium in message.media])
 
 
 def plain_roles(messages: Sequence[Message]) -> tuple[str, ...] | None:

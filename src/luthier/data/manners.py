@@ -39,6 +39,11 @@ def eyes_of(parts: Parts) -> Eyes | None:
 
 
 def before(manner: Manner, turn: Turn) -> list[int]:
-    """What a model without a template reads before its answer, with what it sees or hears."""
+    """What a model without a template reads before its answer, with what it sees or hears.
+
+    Raises:
+        DataError: it reads something else.
+    """
+    manner.admit(turn)
     read = manner.read(turn)
     return Pictured(read, tuple(map(str, turn.media))) if turn.media else read

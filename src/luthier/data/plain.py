@@ -106,7 +106,20 @@ def whole(example: Example, manner: Manner) -> Turn:
     """A row as it is read whole: what stands before its last answer, and that answer.
 
     Raises:
-        DataError: it has no answer, two to compare, or something that is not read.
+        DataError: it has no answer; or as `question`.
+    """
+    turn = question(example, manner)
+    said = example.messages[turn.index] if turn.index < len(example.messages) else Message("assistant")
+    if not said.content:
+        raise teaches_nothing(example.source)
+    return replace(turn, answer=said.content, weight=said.weight)
+
+
+def question(example: Example, manner: Manner) -> Turn:
+    """What stands before the last answer of a row; that answer may be empty.
+
+    Raises:
+        DataError: it has two answers to compare, or something that is not read.
     """
     if example.sided:
         raise DataError(
@@ -116,10 +129,8 @@ def whole(example: Example, manner: Manner) -> Turn:
             code="encoder_rows",
         )
     places = [n for n, message in enumerate(example.messages) if message.role == "assistant" and message.weight > 0]
-    if not places or not example.messages[places[-1]].content:
-        raise teaches_nothing(example.source)
-    said, before = example.messages[places[-1]], example.messages[: places[-1]]
-    turn = replace(asked(before), answer=said.content, weight=said.weight, index=places[-1])
+    before = example.messages[: places[-1]] if places else example.messages
+    turn = asked(before)
     _refuse(example, before, turn)
     if example.pair:
         turn = replace(turn, prompt=turn.prompt.removesuffix(f"{PAIRED}{example.pair}"), pair=example.pair)

@@ -20,7 +20,7 @@ from luthier.data.manners import before, eyes_of, plain_of
 from luthier.data.media import Pictures
 from luthier.data.patches import Patches
 from luthier.data.paths import Paths
-from luthier.data.plain import asked, whole
+from luthier.data.plain import asked, question, whole
 from luthier.data.probe import approve
 from luthier.data.refusals import blind, teaches_nothing
 from luthier.data.shape import shape_of
@@ -119,7 +119,7 @@ class Renderer:
         """What the server feeds before the model's next answer.
 
         Raises:
-            DataError: the template refuses the conversation.
+            DataError: the template refuses the conversation, or the model reads none.
         """
         if self.plain:
             return before(self.plain, asked(messages))
@@ -133,8 +133,7 @@ class Renderer:
     def prompt_of(self, example: Example) -> list[int]:
         """What precedes the last answer of a row (for a pair: its two answers): evaluation generates from here."""
         if self.plain:
-            (strand,) = self.strands(example)
-            return before(self.plain, strand.turns[0])
+            return before(self.plain, question(example, self.plain))
         if example.form == "text":
             return list(self.parts.prefix)
         if self.joins(example):

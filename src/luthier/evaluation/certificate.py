@@ -22,7 +22,7 @@ from luthier import __version__
 from luthier.core.errors import ResultError, StorageError
 from luthier.core.example import Example, Medium, Message, Source
 from luthier.core.files import write_json
-from luthier.core.sequence import Pictured, Row, Sequence
+from luthier.core.sequence import Row, answered
 from luthier.data.render import Renderer
 from luthier.engine.score import score
 from luthier.evaluation import certified_heads
@@ -122,7 +122,7 @@ def replay(model: Model, method: Method | None, folder: Path) -> Replay:
         _same_prompt(model.renderer, probe, number)
     if content.get("head"):
         return _replay_head(model, method, content)
-    sequences = [_path(prompt_of(model.renderer, example_of(probe)), probe["tuned"]["tokens"]) for probe in content["probes"]]
+    sequences = [answered(prompt_of(model.renderer, example_of(probe)), probe["tuned"]["tokens"]) for probe in content["probes"]]
     with Sides(model, method).side("tuned") as answering:
         scores = score(answering, sequences)
     expected = [np.array(probe["tuned"]["logprobs"]) for probe in content["probes"]]
@@ -149,7 +149,7 @@ def replay_prompts(model: Model, method: Method, folder: Path) -> int:
         _same_prompt(model.renderer, probe, number)
     if content.get("head"):
         return len(probes)
-    sequences = [_path(prompt_of(model.renderer, example_of(probe)), probe["tuned"]["tokens"]) for probe in probes[:1]]
+    sequences = [answered(prompt_of(model.renderer, example_of(probe)), probe["tuned"]["tokens"]) for probe in probes[:1]]
     both = []
     for side in SIDES:
         with Sides(model, method).side(side) as answering:
@@ -207,27 +207,32 @@ def _plain(example: Example) -> dict[str, Any]:
     """What is needed to render the prompt again. An empty answer stands for the one in the data: where it stands decides the prompt."""
     answer = [] if example.sided or example.form == "text" else [Message("assistant")]
     messages = [asdict(message) for message in [*before_last_answer(example), *answer]]
-    return {"source": asdict(example.source), "form": example.form, "messages": messages, "tools": example.tools, "text": example.text}
+    return {
+        "source": asdict(example.source),
+        "form": example.form,
+        "messages": messages,
+        "tools": example.tools,
+        "text": example.text,
+        "pair": example.pair,
+    }
 
 
 def example_of(probe: dict[str, Any]) -> Example:
     """What a probe of a certificate asks, as a row."""
     plain = probe["example"]
-    messages = [
-        Message(**{**message, "media": tuple(Medium(**each) for each in message.get("media", ()))}) for message in plain["messages"]
-    ]
-    return Example(Source(**plain["source"]), form=plain["form"], messages=messages, tools=plain["tools"], text=plain["text"])
+    messages = [Message(**{**each, "media": tuple(Medium(**m) for m in each.get("media", ()))}) for each in plain["messages"]]
+    return Example(
+        Source(**plain["source"]),
+        form=plain["form"],
+        messages=messages,
+        tools=plain["tools"],
+        text=plain["text"],
+        pair=plain.get("pair", ""),
+    )
 
 
 def _answer(generation: Generation) -> dict[str, Any]:
     return {"tokens": generation.tokens, "logprobs": [round(value, 6) for value in generation.logprobs]}
-
-
-def _path(prompt: list[int], tokens: list[int]) -> Sequence:
-    weights = np.zeros(len(prompt) + len(tokens), np.float32)
-    weights[len(prompt) :] = 1.0
-    media = prompt.media if isinstance(prompt, Pictured) else ()
-    return Sequence(np.array([*prompt, *tokens], np.int32), weights, apart=bool(media), media=media)
 
 
 def _same_prompt(renderer: Renderer, probe: dict[str, Any], number: int) -> None:

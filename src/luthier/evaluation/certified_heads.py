@@ -29,7 +29,8 @@ def probes(model: Model, method: Method | None, rows: list[Row]) -> list[dict[st
 
 def _plain(path: Sequence, said: dict[Any, NDArray[np.float32]]) -> dict[str, Any]:
     places = np.flatnonzero(path.weights).tolist()
-    return {"tokens": path.tokens.tolist(), "places": places, **{side: found.round(6).tolist() for side, found in said.items()}}
+    shown = {"media": list(path.media)} if path.media else {}
+    return {"tokens": path.tokens.tolist(), "places": places, **shown, **{side: found.round(6).tolist() for side, found in said.items()}}
 
 
 def told_apart(found: list[dict[str, Any]], tolerance: float) -> bool:
@@ -55,4 +56,5 @@ def replayed(model: Model, method: Method | None, found: list[dict[str, Any]]) -
 def _path(plain: dict[str, Any]) -> Sequence:
     weights = np.zeros(len(plain["tokens"]), np.float32)
     weights[plain["places"]] = 1.0
-    return Sequence(np.array(plain["tokens"], np.int32), weights)
+    media = tuple(plain.get("media", ()))
+    return Sequence(np.array(plain["tokens"], np.int32), weights, apart=bool(media), media=media)

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from luthier.core.errors import DataError
-from luthier.core.sequence import Sequence
+from luthier.core.sequence import answered
 from luthier.engine.score import score
 from luthier.engine.session import TOKENS_PER_PACK
 from luthier.models.model import Model
@@ -60,7 +60,7 @@ def choose_all(
     """`choose` for many questions at once."""
     for number, question in enumerate(questions, 1):
         _check(model, question, number)
-    sequences = [_path(question.prompt, choice) for question in questions for choice in question.choices]
+    sequences = [answered(question.prompt, choice) for question in questions for choice in question.choices]
     longest = max((len(question.prompt) for question in questions), default=0)
     budget = max(TOKENS_PER_PACK, min(8 * longest, MOST_TOKENS))  # what prompts begin with is read again in each pack: an eighth of it
     totals = iter(score(model, sequences, budget=budget, on_progress=on_progress))
@@ -69,12 +69,6 @@ def choose_all(
 
 def _likeliest(scores: list[float]) -> Choice:
     return Choice(int(np.argmax(scores)), scores)
-
-
-def _path(prompt: list[int], choice: list[int]) -> Sequence:
-    weights = np.zeros(len(prompt) + len(choice), np.float32)
-    weights[len(prompt) :] = 1.0
-    return Sequence(np.array(prompt + choice, np.int32), weights)
 
 
 def _check(model: Model, question: Question, number: int) -> None:

@@ -58,14 +58,18 @@ def copy(weights: dict[str, nn.Parameter], state: dict[str, Tensor]) -> None:
 
 
 def overwrite(model: Model, folder: Path) -> None:
-    """The weights of `model` become those in `folder`.
+    """The weights of `model` become those in `folder`. A head there that says other labels takes the place of its own.
 
     Raises:
         ModelError: they are of another shape, or some are missing.
     """
-    own, found = dict(model.network.named_parameters()), read(folder)
-    if own.keys() != found.keys():  # transformers keeps some kinds under other names (ViT), others in other pieces (Mixtral)
-        found = {name: p.detach() for name, p in load_folder(folder, dtype=model.dtype).network.named_parameters()}
+    own, found, head = dict(model.network.named_parameters()), read(folder), model.family.own_head(model.network)
+    if own.keys() != found.keys() or head:  # transformers keeps some kinds under other names (ViT), others in other pieces (Mixtral)
+        network = load_folder(folder, dtype=model.dtype).network
+        saved = model.family.own_head(network)
+        if head and saved and head[0].weight.shape != saved[0].weight.shape:
+            model.family.publish(model.network, saved[0], saved[1].labels, several=saved[1].kind == "labels")
+        own, found = dict(model.network.named_parameters()), {name: p.detach() for name, p in network.named_parameters()}
     copy(own, found)
 
 

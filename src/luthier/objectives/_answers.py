@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from luthier.core.errors import DataError
 from luthier.core.example import Source
-from luthier.core.sequence import Row, Rows, Sequence
+from luthier.core.sequence import Pictured, Row, Rows, Sequence
 from luthier.data import tagging
 from luthier.data.render import Renderer
 from luthier.data.said import Answer
@@ -46,9 +47,8 @@ class Answered:
         sequence = row.sequences[-1]
         first = int(np.flatnonzero(sequence.weights)[0])
         value, weight = self._target(row.source, sequence)
-        question = asked(sequence.tokens[:first].tolist(), self.renderer)
+        question = asked(Pictured(sequence.tokens[:first].tolist(), sequence.media), self.renderer)
         question.weights *= weight * sequence.weights[first]
-        question.media = sequence.media
         question.beside[TARGET] = value[None]
         return Row(row.source, [question])
 
@@ -130,7 +130,7 @@ class Ended:
 def _ended(sequence: Sequence) -> Sequence:
     weights = np.zeros(len(sequence.tokens), np.float32)
     weights[-1] = 1.0
-    return Sequence(sequence.tokens, weights, sequence.part)
+    return replace(sequence, weights=weights)
 
 
 def asked(prompt: list[int], renderer: Renderer) -> Sequence:
@@ -139,7 +139,8 @@ def asked(prompt: list[int], renderer: Renderer) -> Sequence:
     tokens = np.array(prompt if whole else [*prompt, renderer.end_token], np.int32)
     weights = np.zeros(len(tokens), np.float32)
     weights[1 if whole else -1] = 1.0
-    return Sequence(tokens, weights, apart=whole)
+    media = prompt.media if isinstance(prompt, Pictured) else ()
+    return Sequence(tokens, weights, apart=whole or bool(media), media=media)
 
 
 def answer(sequence: Sequence, renderer: Renderer) -> str:

@@ -13,13 +13,14 @@ over all tokens of the step, so that long answers weigh by their length and no m
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from luthier.core.sequence import Per, Row, Rows, Sequence
+from luthier.core.sequence import Per, Pictured, Row, Rows, Sequence, answered
 from luthier.core.spec import Strict
 from luthier.data.render import Renderer
 from luthier.models.predictor import Meaning
@@ -106,12 +107,10 @@ class Expected:
 def prompt_of(row: Row) -> list[int]:
     """What precedes the learned answer of a row from the table."""
     sequence = row.sequences[-1]
-    found: list[int] = sequence.tokens[: int(np.flatnonzero(sequence.weights)[0])].tolist()
-    return found
+    return Pictured(sequence.tokens[: int(np.flatnonzero(sequence.weights)[0])].tolist(), sequence.media)
 
 
 def sampled(prompt: list[int], answer: list[int], *, advantage: float) -> Sequence:
     """One answer to a prompt, every token of it learned; what the base thinks of it is laid beside later."""
-    weights = np.r_[np.zeros(len(prompt)), np.ones(len(answer))].astype(np.float32)
     beside = {ADVANTAGE: np.full(len(answer), advantage, np.float32), REFERENCE: np.zeros(len(answer), np.float32)}
-    return Sequence(np.array([*prompt, *answer], np.int32), weights, beside=beside)
+    return replace(answered(prompt, answer), beside=beside)

@@ -12,13 +12,14 @@ the whole step before any gradient.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from luthier.core.sequence import Per, Row, Rows, Sequence
+from luthier.core.sequence import Per, Row, Rows
 from luthier.core.spec import Strict
 from luthier.data.render import Renderer
 from luthier.models.predictor import Meaning
@@ -99,7 +100,7 @@ class _Crossed:
         room = max(len(mine.tokens), len(theirs.tokens)) - prompt  # no path becomes longer than the longer of the two was
         tokens = np.concatenate([mine.tokens[:prompt], theirs.tokens[answer : answer + room]])
         weights = np.concatenate([np.zeros(prompt, np.float32), theirs.weights[answer : answer + room]])
-        return Row(row.source, [*row.sequences, Sequence(tokens, weights, ELSEWHERE)])
+        return Row(row.source, [*row.sequences, replace(mine, tokens=tokens, weights=weights, part=ELSEWHERE)])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
