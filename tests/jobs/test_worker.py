@@ -197,11 +197,13 @@ def test_a_worker_that_leaves_lets_its_children_stop_and_their_jobs_wait(
 
 
 @ON_SQLITE
-def test_one_worker_a_machine(service: Service, make: Callable[..., Worker]) -> None:
+def test_one_worker_a_machine(service: Service, make: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch) -> None:
     with worker._lock_file() as file:
         assert worker._locked(file)
+        late = make(registered=False)
+        monkeypatch.setattr(late, "say", lambda line: pytest.fail(f"it says {line!r}"))
         with pytest.raises(StorageError, match="A worker runs here already") as refused:
-            make(registered=False).run()
+            late.run()
     assert refused.value.code == "worker_runs"
 
 
@@ -216,7 +218,7 @@ def test_a_database_in_trouble_is_waited_for(service: Service, make: Callable[..
 
     monkeypatch.setattr(one, "look", trouble)
     one.run()
-    assert heard == ["database_unreachable: It is away."]
+    assert heard[1:] == ["database_unreachable: It is away."] and heard[0].startswith(f"{one.id} takes jobs")
 
 
 def test_a_number_that_was_taken_by_a_later_process_is_another_process() -> None:

@@ -102,6 +102,7 @@ class Worker:
 
     def _work(self) -> None:
         self._register()
+        self.say(f"{self.id} takes jobs: {', '.join(f'{jobs} on {device}' for device, jobs in self.settings.slots.items())}")
         thread = threading.Thread(target=self._send_webhooks, daemon=True)
         thread.start()
         while not self.asked.is_set() or self.children:

@@ -30,10 +30,7 @@ def run(
         settings = Settings(
             address, slots=dict(_slot(one) for one in slots or []) or devices(), private=private_webhooks, with_parent=with_parent
         )
-        say = partial(_say, json=json)
-        worker = Worker(opened, settings, say=say)
-        say(f"{worker.id} takes jobs: {', '.join(f'{jobs} on {device}' for device, jobs in settings.slots.items())}")
-        worker.run()
+        Worker(opened, settings, say=partial(_say, json=json)).run()
 
 
 def _slot(one: str) -> tuple[str, int]:
