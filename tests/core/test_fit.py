@@ -14,7 +14,7 @@ FULL = Offer("method", "full", gives=frozenset({"merge", "whole"}))
 LORA = Offer("method", "lora", gives=frozenset({"merge", "packed", "swap"}), wants=frozenset({"linears"}))
 PROMPT = Offer("method", "prompt", gives=frozenset({"packed", "swap"}))
 BITFIT = Offer("method", "bitfit", gives=frozenset({"merge", "packed"}), wants=frozenset({"biases"}))
-OTHERS = {"method": [FULL, LORA, PROMPT, BITFIT], "model.dtype": [PLAIN]}
+OTHERS = {"method": [LORA, FULL, PROMPT, BITFIT], "model.dtype": [PLAIN]}
 
 
 def test_nothing_is_lacking_where_every_wish_is_granted() -> None:

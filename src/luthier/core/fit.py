@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from typing import Any
 
 from luthier.core.errors import SpecError
 
@@ -28,6 +29,9 @@ MEANS = {
     "swap": ("method", "leaves a base that can be asked"),
     "reference": ("method", "leaves a base that can be asked before the first step"),
     "head": ("objective", "puts a head on the states"),
+    "pairs": ("data", "compare two answers in every row"),
+    "judged": ("data", "say of every answer whether it is good"),
+    "tags": ("data", "have words and their tags in every row"),
 }
 """What a wish means: the setting that could grant it, and how it would; a word that is not here speaks for itself."""
 
@@ -62,19 +66,23 @@ def lacking(chosen: Iterable[Offer]) -> list[tuple[Offer, str]]:
 
 
 def nearest(chosen: Many[Offer], others: Mapping[str, Iterable[Offer]]) -> list[Offer]:
-    """Changes of one part after which no wish is open, two of each setting: those that keep most of what the part could do.
+    """Changes of one part after which no wish is open, two of each setting: the usual part, then those that keep most of what the part
+    could do and use most of what the others give.
 
     Args:
-        others: what else each setting could be.
+        others: what else each setting could be, the usual one first.
     """
     found: list[Offer] = []
     for place, part in enumerate(chosen):
-        working = [
-            other
-            for other in others.get(part.setting, ())
-            if other.name != part.name and not lacking([*chosen[:place], other, *chosen[place + 1 :]])
-        ]
-        found += sorted(working, key=lambda other: (len(part.gives - other.gives), -len(other.gives), other.name))[:2]
+        rest = [*chosen[:place], *chosen[place + 1 :]]
+        given = {word for other in rest for word in other.gives}
+        known = list(others.get(part.setting, ()))
+        working = [other for other in known if other.name != part.name and not lacking([*rest, other])]
+
+        def distance(other: Offer, part: Offer = part, given: set[str] = given, usual: Offer | None = known[0] if known else None) -> Any:
+            return (other is not usual, len(part.gives - other.gives), -len(given & other.wants), -len(other.gives), other.name)
+
+        found += sorted(working, key=distance)[:2]
     return found
 
 
@@ -90,9 +98,10 @@ def check(chosen: Many[Offer], others: Mapping[str, Iterable[Offer]]) -> None:
     part, word = open_wishes[0]
     setting, phrase = MEANS.get(word, ("part", f"gives {word}"))
     asked = " and ".join(str(other) for other in chosen if other.setting == setting) or "nothing here"
+    wanted = f"{'an' if setting[0] in 'aeiou' else 'a'} {setting}" if setting != "data" else "data"
     working = " or ".join(f"{offer.setting}={offer.name}" for offer in nearest(chosen, others))
     raise SpecError(
-        f"{part} wants a {setting} that {phrase}, and {asked} does not.",
+        f"{part} wants {wanted} that {phrase}, and {asked} {'do' if setting == 'data' else 'does'} not.",
         remedy=f"The nearest that work: {working}." if working else "No single change helps: choose another base.",
         code="misfit",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from luthier.core.fit import MEANS
@@ -19,20 +18,30 @@ ABILITIES = {
     "trees": "trees",
     "peft": "PEFT files",
 }
-"""Words of ``methods/__init__.py`` by the heading of their column."""
+"""Words of ``methods/__init__.py`` by what their row is called."""
 
 BY_BASE = frozenset({"biases", "plain-linears"})
 """Wishes that some bases of a family grant and others do not."""
 
 
 def columns() -> list[str]:
-    """Headings: the method, the families dense, packed bases, abilities."""
-    return ["method", *FAMILIES.names(), "int8, nf4", *ABILITIES.values()]
+    """Headings: what is asked, and the methods."""
+    return ["", *specs.METHODS.names()]
 
 
 def rows() -> list[dict[str, str]]:
-    """A row for each method, with its usual settings; a cell is yes, no, or the condition."""
-    return [dict(zip(columns(), _cells(name), strict=True)) for name in specs.METHODS.names()]
+    """A row for each family with dense weights, one for packed ones, one for each ability; a cell is yes, no, or the condition.
+
+    A method is asked with its usual settings.
+    """
+    kinds: dict[str, Any] = {name: specs.METHODS.load(name).Method for name in specs.METHODS.names()}
+    families = {name: FAMILIES.load(name).GIVES for name in FAMILIES.names()}
+    on = [{"": name} | {method: _on(kind.needs, gives) for method, kind in kinds.items()} for name, gives in families.items()]
+    words = {"packed": "int8, nf4", **ABILITIES}
+    can = [
+        {"": told} | {method: "yes" if word in kind.supports else "no" for method, kind in kinds.items()} for word, told in words.items()
+    ]
+    return [*on, *can]
 
 
 def page() -> str:
@@ -41,19 +50,10 @@ def page() -> str:
     return "\n".join([*lines, *("| " + " | ".join(row.values()) + " |" for row in rows())])
 
 
-def _cells(name: str) -> Iterator[str]:
-    kind: Any = specs.METHODS.load(name).Method
-    yield name
-    for family in FAMILIES.names():
-        yield _on(kind.needs - FAMILIES.load(family).GIVES)
-    yield "yes" if "packed" in kind.supports else "no"
-    for word in ABILITIES:
-        yield "yes" if word in kind.supports else "no"
-
-
-def _on(wishes: frozenset[str]) -> str:
-    """What is left to wish for on a family."""
-    if wishes & MEANS.keys() - BY_BASE - {"head"}:
+def _on(wishes: frozenset[str], gives: frozenset[str]) -> str:
+    """Whether a family grants them, or on what condition. A head is put on states."""
+    left = wishes - gives
+    if left & MEANS.keys() - BY_BASE - {"head"} or ("head" in left and "states" not in gives):
         return "no"
     said = {"biases": "with biases", "plain-linears": "plain linears", "head": "with a head"}
-    return ", ".join(said[word] for word in sorted(wishes)) or "yes"
+    return ", ".join(said[word] for word in sorted(left)) or "yes"

@@ -66,7 +66,12 @@ def make_room(spec: Spec, model: Model) -> None:
 
 
 def derived(spec: Spec, model: Model, data: Prepared, *, listen: Listener) -> Spec:
-    """Every "auto" becomes a number, and is told."""
+    """Every "auto" becomes a number, and is told.
+
+    Raises:
+        SpecError: base, method, objective and rows do not go together.
+    """
+    check_fit(spec, model, data.rows)
     spec = heads.settled(spec, data.rows, data.valid, model.renderer, listen=listen)
     spec, notes = derive(spec, facts(spec, model, data))
     for note in notes:

@@ -14,6 +14,7 @@ A file has ``Options`` (a `Strict` model) and ``Objective`` with
 
 and may have
 
+* ``reads``: what every row must have, of {"pairs", "judged", "tags"}: two answers, one better; a verdict on each; words and tags;
 * ``judged``: how its runs are judged on held-out rows, where that is not by their answers or their head: ``nearness``, ``grade``;
 * ``places``: names of options that say a file or a folder of this machine; none of them comes over the wire;
 * ``settle(rows, valid, renderer, answers)``: those of its options that are ``auto``, from the rows, and a sentence for each;

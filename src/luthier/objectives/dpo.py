@@ -44,6 +44,7 @@ class Objective:
 
     learn: str | None = None
     pairs = True
+    reads = frozenset({"pairs"})
     needs: frozenset[str] = frozenset({"next-token"})
     meaning: Meaning | None = None
     supports: frozenset[str] = frozenset()

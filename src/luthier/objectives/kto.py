@@ -47,6 +47,7 @@ class Objective:
 
     learn: str | None = None
     pairs = True
+    reads = frozenset({"judged"})
     needs: frozenset[str] = frozenset({"next-token"})
     supports: frozenset[str] = frozenset()
     beside: frozenset[str] = frozenset({"reference"})

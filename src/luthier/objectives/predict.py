@@ -67,6 +67,11 @@ class Objective:
         self.options = options or Options()
 
     @property
+    def reads(self) -> frozenset[str]:
+        """Tags stand at words."""
+        return frozenset({"tags"} if self.options.kind == "tags" else ())
+
+    @property
     def meaning(self) -> Meaning | None:
         """How the head's outputs are read; to be asked when the options are settled."""
         o = self.options

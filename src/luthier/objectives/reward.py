@@ -33,6 +33,7 @@ class Objective:
 
     learn: str | None = None
     pairs = True
+    reads = frozenset({"pairs"})
     needs: frozenset[str] = frozenset({"states"})
     supports: frozenset[str] = frozenset({"head"})
     beside: frozenset[str] = frozenset()

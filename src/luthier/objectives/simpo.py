@@ -32,6 +32,7 @@ class Objective:
 
     learn: str | None = None
     pairs = True
+    reads = frozenset({"pairs"})
     needs: frozenset[str] = frozenset({"next-token"})
     supports: frozenset[str] = frozenset()
     beside: frozenset[str] = frozenset()
