@@ -128,6 +128,7 @@ def test_rows_that_do_not_pass_end_the_job_before_anything_is_spent(service: Ser
         job = service.job(job_id)
         assert (job.state, job.error["code"], job.error["param"]) == ("failed", "data_refused", field)
         assert "row 7" in job.error["message"]
+        assert job.error["message"].endswith(f"GET /v1/files/{getattr(job, field)}/report lists every one.")
         assert "bad one.jsonl" in job.error["message"]
         assert str(home) not in job.error["message"]
         assert not folder_of(home, job_id).path.exists()

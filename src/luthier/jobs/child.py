@@ -63,7 +63,7 @@ def work(database: Database, blobs: Blobs, mine: Claim) -> None:
     with fenced(database, mine) as (_, job):
         pass
     relay = Relay(database, mine, RunFolder((runs_folder() / job.run).resolve()))
-    given = Inputs({}, {})
+    given = Inputs()
     try:
         with inputs.placed(database, blobs, job) as given:
             if mine.device == CHECKING:

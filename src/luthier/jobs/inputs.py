@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import select
@@ -38,10 +38,11 @@ ROLES = {"training": "training_file", "validation": "validation_file"}
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Files of a job: by role, where they are and how their owner calls them."""
+    """Files of a job: by role, where they are, how their owner calls them, and their ids."""
 
-    places: dict[str, Path]
-    names: dict[str, str]
+    places: dict[str, Path] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
 
     def named(self, text: str) -> str:
         """`text` with the owner's names in place of ours."""
@@ -54,8 +55,10 @@ class Inputs:
         place = problem.report.problems[0].file if isinstance(problem, DataRefused) and problem.report.problems else problem.where
         role = next((role for role, path in self.places.items() if place.startswith(str(path))), "")
         param = ROLES.get(role) or (problem.where if problem.where in ROLES.values() else None)
-        where = f"{self.names[role]}: " if role else ""
-        return {"code": problem.code, "message": self.named(f"{where}{problem.what} {problem.remedy}".strip()), "param": param}
+        where, remedy = f"{self.names[role]}: " if role else "", problem.remedy
+        if role and isinstance(problem, DataRefused):  # its own names a verb for files of one's own
+            remedy = f"\nCorrect them and upload the file again; GET /v1/files/{self.ids[role]}/report lists every one."
+        return {"code": problem.code, "message": self.named(f"{where}{problem.what} {remedy}".strip()), "param": param}
 
 
 @contextmanager
@@ -66,14 +69,14 @@ def placed(database: Database, blobs: Blobs, job: Job) -> Iterator[Inputs]:
         NotFound: a file was deleted, or expired. StorageError: its bytes cannot be reached.
     """
     with ExitStack() as stack:
-        places, names = {}, {}
-        for role, field in ROLES.items():
-            if file_id := getattr(job, field):
-                file = _row(database, file_id, field)
-                names[role] = file.filename
+        given = Inputs()
+        for role, name in ROLES.items():
+            if file_id := getattr(job, name):
+                file = _row(database, file_id, name)
+                given.names[role], given.ids[role] = file.filename, file.id
                 link = home() / "inputs" / job.id / role / of_file(file.filename)
-                places[role] = _link(link, stack.enter_context(blobs.path(file.digest)))
-        yield Inputs(places, names)
+                given.places[role] = _link(link, stack.enter_context(blobs.path(file.digest)))
+        yield given
 
 
 def spec_of(job: Job, inputs: Inputs) -> Spec:
