@@ -169,7 +169,6 @@ def test_a_rehearsal_that_is_still_alive_takes_no_gradient(tiny_model, bushy_row
     alone.gradient(planned(rows, alone.step_budget))
     rehearsed = session(model, rows, tokens_per_pack=60)
     rehearsed.gradient(planned(rows, rehearsed.step_budget))
-    rehearsed.optimiser.forget()
     engine = session(model, rows, tokens_per_pack=60)
     engine.gradient(planned(rows, engine.step_budget))
     for found, wanted in zip(engine.optimiser.gradients(), alone.optimiser.gradients(), strict=True):

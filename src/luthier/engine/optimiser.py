@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from luthier.core.spec import TrainSpec
 from luthier.engine.flat import Flat, Group, Scratch
 
+_AWAITED = "awaited_by"
+"""Attribute of a parameter: whose `Optimiser.expect` was the last."""
+
 
 class Optimiser:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101).
@@ -38,7 +41,7 @@ class Optimiser:
         lean, scratch = train.optimiser in ("adamw8bit", "layerwise"), Scratch()
         self.flats = [Flat(g, train.weight_decay if g.decay else 0.0, lean=lean, scratch=scratch) for g in groups if g.parameters]
         self._home = {p: flat for flat in self.flats for p in flat.spans}
-        self._several, self._awaits = False, False
+        self._several, self._name = False, object()
         self._begun: set[nn.Parameter] = set()  # whose sums of several forests hold something
         self._squares: list[Tensor] | None = None  # of the lengths of gradients, while a layerwise step is under way
         self._share, self._clip = 0.0, 0.0
@@ -47,7 +50,11 @@ class Optimiser:
     def expect(self, forests: int) -> None:
         """The coming gradient is the sum of so many backwards: more than one are added up in fp32."""
         assert forests <= 1 or not self.layerwise, "a layerwise step is one forest"
-        self._several, self._awaits = forests > 1, True
+        self._several = forests > 1
+        for flat in self.flats:
+            if not flat.whole:
+                for p in flat.spans:
+                    vars(p)[_AWAITED] = self._name
 
     def begin(self, share: float, *, clip: float, progress: float = 1.0) -> None:
         """A step begins: layerwise, the coming backward updates, as `step` will be told.
@@ -63,9 +70,9 @@ class Optimiser:
             self._squares, self._share, self._clip = [], share, clip
 
     def arrived(self, p: nn.Parameter) -> None:
-        """Backward of one forest has the whole gradient of `p`. An optimiser that awaits none leaves it to the one that does: that of a
-        rehearsal may still be alive."""
-        if not self._awaits:
+        """Backward of one forest has the whole gradient of `p`. It belongs to the optimiser that expected one last: that of a rehearsal may
+        still be alive."""
+        if vars(p).get(_AWAITED) is not self._name:
             return
         assert p.grad is not None
         if self.layerwise:
@@ -123,7 +130,7 @@ class Optimiser:
     def forget(self) -> None:
         """Drop the gradient gathered so far."""
         self._begun.clear()
-        self._squares, self._awaits = None, False
+        self._squares = None
         for flat in self.flats:
             if flat.sums is not None:
                 flat.sums.zero_()
