@@ -93,10 +93,10 @@ TOOLS = [{"type": "function", "function": {"name": "weather"}}]
         ),
         (chat(("user", 3.5), ("assistant", {"a": 1})), "wrong_type", "messages.1.content", "an object"),
         (
-            chat(("user", [{"type": "input_audio", "input_audio": {}}]), ("assistant", "Ho")),
+            chat(("user", [{"type": "file", "file": {}}]), ("assistant", "Ho")),
             "unsupported_media",
             "messages.0.content.0",
-            "input_audio",
+            "'file'",
         ),
         (
             chat(("user", [{"type": "image_url", "image_url": {"url": "gone.png"}}]), ("assistant", "Ho")),

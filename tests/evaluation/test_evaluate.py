@@ -43,14 +43,14 @@ def test_tuning_on_two_labels_is_found_better(found: Evaluation) -> None:
 
 def test_labels_are_also_chosen_without_writing(found: Evaluation, tuned: Tuned) -> None:
     """What the tree chooses is what a naive loop over the labels finds likeliest."""
+    from luthier.core.sequence import answered
     from luthier.engine.score import score
-    from luthier.evaluation.choices import _path
 
     renderer, labels = tuned.model.renderer, found.labels
     ended = "\n" if labels.where == "first_line" else ""
     for item, example in list(zip(found.items, tuned.held_out, strict=True))[:4]:
         ids = [renderer.encode(text + ended) + ([] if ended else [renderer.end_token]) for text in labels.texts]
-        totals = [score(tuned.model, [_path(renderer.prompt_of(example), choice)])[0].total for choice in ids]
+        totals = [score(tuned.model, [answered(renderer.prompt_of(example), choice)])[0].total for choice in ids]
         right = labels.values[int(np.argmax(totals))] == labels.read(item.expected)
         assert item.tuned.scores["choice_accuracy"] == float(right)
     measure = found.measures["choice_accuracy"]

@@ -133,7 +133,7 @@ def test_what_does_not_combine_is_told(tiny_model: Make) -> None:
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_strength_goes_from_the_base_to_the_tuned(name: str, tiny_model: Make) -> None:
-    options = {"added": True} if name == "bitfit" else {}
+    options: dict[str, Any] = {"bitfit": {"added": True}, "peft": {"kind": "loha"}}.get(name, {})
     method = METHODS.load(name).Method(METHODS.load(name).Options(**options))
     model = tiny_model()
     base = logits(model, None)

@@ -88,7 +88,7 @@ def check(config: Any, *, where: str = "") -> None:
     Raises:
         ModelError: see there.
     """
-    if not config.is_encoder_decoder or config.decoder_start_token_id is None:
+    if not config.is_encoder_decoder or getattr(config, "decoder_start_token_id", None) is None:
         raise ModelError(
             "config.json names no decoder's first token (is_encoder_decoder, decoder_start_token_id).",
             where=where,

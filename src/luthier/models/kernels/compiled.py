@@ -21,7 +21,17 @@ from luthier.core.files import fingerprint
 from luthier.models.kernels import Bytes, Cut, Step
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fno-exceptions",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+)
 WIDE = "-mprefer-vector-width=512"
 """Compilers shy away from the widest vectors by themselves; on every AVX-512 machine with bf16 they pay."""
 

@@ -6,8 +6,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
-#include <vector>
 
 using i64 = int64_t;
 
@@ -275,14 +275,15 @@ static void paged(const E* q, const E* keys, const E* values, const int32_t* pla
     auto one = W == 32 ? look<E, 32> : W == 64 ? look<E, 64> : W == 128 ? look<E, 128> : look<E, 0>;
 #pragma omp parallel
     {
-        std::vector<float> scores(L), sum(W);
+        float* scratch = static_cast<float*>(std::malloc((L + W) * sizeof(float)));
 #pragma omp for schedule(dynamic)
         for (i64 item = 0; item < H * B; item++) {
             const i64 h = item / B, b = item % B, k = h / (H / K);
             const i64 from = window > 0 && count[b] > window ? count[b] - window : 0;
             one(q + (b * H + h) * W, keys + k * W, values + k * W, place + b * L + from, count[b] - from, K * W, W, softcap,
-                scores.data(), sum.data(), out + (b * H + h) * W);
+                scratch, scratch + L, out + (b * H + h) * W);
         }
+        std::free(scratch);
     }
 }
 
