@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from luthier.core.sequence import Rows
@@ -60,10 +62,10 @@ def working(sample: Sample, pack: Pack, *, blocks: int, vocabulary: int, forests
 
 def _phases(session: Session, pack: Pack, forests: int) -> dict[str, int]:
     """Most bytes alive while the last block goes forward, in the head, while the last block goes back, and the first."""
-    tape, network, known = Tape(), session.model.network.train(), session.model.vocabulary
+    tape, network = Tape(), session.model.network.train()
     session.optimiser.expect(forests)
     handles = _marked(session, tape)
-    pack = replace(pack, tokens_T=pack.tokens_T % known, targets_N=pack.targets_N % known)
+    pack = replace(pack, tokens_T=_few(pack.tokens_T, session), targets_N=_few(pack.targets_N, session))
     try:
         for _ in range(min(forests, 2) - 1):  # sums of several forests are there from the second on; they are counted with the state
             (session.loss(pack) / max(pack.count(session.objective.per), 1e-9)).backward()
@@ -80,6 +82,12 @@ def _phases(session: Session, pack: Pack, forests: int) -> dict[str, int]:
     forward = max(tape.peaks["begin"], tape.peaks.get(f"forward {deepest}", 0))  # a network whose states are kept is not run at all
     head = tape.peaks.get("head", tape.peaks["begin"])
     return {"activations": tape.begins.get("head", 0), "forward": forward, "head": head, "last": last, "first": first}
+
+
+def _few(tokens: NDArray[np.int64], session: Session) -> NDArray[np.int64]:
+    """Ids that a network of few knows; the last is that of a picture (`models.load.shallow`), and no other token's."""
+    eyes, known = session.model.renderer.eyes, session.model.vocabulary
+    return tokens % known if eyes is None else np.where(tokens == eyes.id, known - 1, tokens % (known - 1))
 
 
 def _marked(session: Session, tape: Tape) -> list[Any]:

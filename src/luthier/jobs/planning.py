@@ -99,10 +99,10 @@ def weigh(spec: Spec, base: Model, rows: Rows, *, program: int, available: int) 
 
 
 def planner_of(spec: Spec, base: Model, rows: Rows, *, program: int) -> Planner:
-    """A planner for a derived Spec. Of `base` only config, renderer and number format are read."""
+    """A planner for a derived Spec. Of `base` only config, number of blocks, renderer and number format are read."""
 
     def begin(model: Model, train: TrainSpec) -> Session:
-        few = len(model.blocks()) < base.config.num_hidden_layers
+        few = len(model.blocks()) < len(base.blocks())
         method = _attached(_everywhere(spec) if few else spec, model)
         return training.new_session(spec.model_copy(update={"train": train}), model, method, rows=rows, valid=rows)
 

@@ -162,10 +162,10 @@ class Method:
 
 
 def biased(model: Model) -> dict[str, int]:
-    """Every module with a bias in the blocks and after them, seen through slots, and the length of its bias. The head has none."""
+    """Every module with a bias, seen through slots, and the length of its bias. Convolutions, whose channels lie elsewhere, stay."""
     found = {}
     for path, module in model.network.named_modules():
         bias = getattr(module, "bias", None)
-        if isinstance(bias, Tensor) and not isinstance(module, slot.Slot):
+        if isinstance(bias, Tensor) and not isinstance(module, slot.Slot | nn.Conv1d | nn.Conv2d):
             found[path.removesuffix(".base")] = len(bias)
     return found

@@ -105,15 +105,18 @@ def outline(config: PretrainedConfig, *, renderer: Renderer, dtype: DType | torc
 
 def shallow(config: PretrainedConfig, *, renderer: Renderer, blocks: int, vocabulary: int, dtype: DType | torch.dtype = "auto") -> Model:
     """A network of real widths with few blocks and token ids, its weights random: what a block asks of memory can be seen on it."""
-    small = copy.deepcopy(config)
+    whole = copy.deepcopy(config)
+    small = whole.get_text_config()  # of a network that also sees, the part that reads
     small.num_hidden_layers, small.vocab_size = blocks, vocabulary
+    if small is not whole:
+        whole.image_token_id = vocabulary - 1
     for stack in ("num_decoder_layers", "decoder_layers"):
         if hasattr(small, stack):
             setattr(small, stack, blocks)
     if getattr(small, "layer_types", None):
         small.layer_types = small.layer_types[:blocks]
     small.pad_token_id = small.bos_token_id = small.eos_token_id = None
-    return _without_folder(small, "shallow", renderer, number_format(dtype), torch.device("cpu"))
+    return _without_folder(whole, "shallow", renderer, number_format(dtype), torch.device("cpu"))
 
 
 def _without_folder(config: PretrainedConfig, name: str, renderer: Renderer, dtype: torch.dtype, device: torch.device) -> Model:
