@@ -16,13 +16,13 @@ from luthier.core.fit import Offer, lacking
 from luthier.core.registry import Folder
 from luthier.core.sequence import Row, Sequence
 from luthier.core.spec import Part, TrainSpec
-from luthier.data.said import Answers
 from luthier.engine.session import Session
 from luthier.jobs.fitting import base_offer, method_offer, objective_offer, packing_offer
 from luthier.methods._headed import Headed
 from luthier.models.predictor import Predictor
 from luthier.models.quantize import pack
 from luthier.objectives import predict, sft
+from objectives.conftest import WORDLESS
 
 METHODS = Folder("luthier.methods", "method")
 
@@ -101,11 +101,11 @@ class Case:
         if self.objective.name == "sft":
             return Session(model, method, sft.Objective(), rows=rows, train=TRAIN)
         texts = texts_of(model.renderer)
-        settled, _ = predict.Objective().settle(texts, [], model.renderer, Answers("auto"))
+        settled, _ = predict.Objective().settle(texts, [], model.renderer, WORDLESS)
         objective = predict.Objective(predict.Options(**settled))
         assert objective.meaning is not None
         model.predictor = Predictor(model.width, objective.meaning, seed=5)
-        laid = list(objective.lay(texts, model.renderer))
+        laid = list(objective.lay(texts, model.renderer, WORDLESS))
         return Session(model, Headed(method), objective, rows=laid, train=TRAIN)
 
 
