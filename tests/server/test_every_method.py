@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import openai
 import pytest
 from openai import OpenAI
 from pydantic import BaseModel
@@ -119,9 +118,6 @@ CALLS: dict[str, Callable[[Things], Any]] = {
 }
 """Called in this order: what deletes a thing comes last of those that want it."""
 
-NOT_HERE = {"fine_tuning.alpha.graders.run", "fine_tuning.alpha.graders.validate"}
-"""Answered with 404 in the wire's shape; docs/conformance.md says so."""
-
 
 @pytest.fixture(scope="module")
 def things(live: Live) -> Things:
@@ -169,8 +165,4 @@ def test_each_is_answered(things: Things) -> None:
     for name, call in CALLS.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the client's own, of methods it still has
-            if name in NOT_HERE:
-                with pytest.raises(openai.NotFoundError, match="Unknown request URL"):
-                    call(things)
-            else:
-                assert call(things), name
+            assert call(things), name

@@ -34,26 +34,33 @@ def graded(told: dict[str, Any] | None, numbers: Mapping[str, Any], said: Any) -
     if told is None:
         remedy = "Add method.reinforcement with a grader."
         raise SpecError("Learning from grades wants a grader.", where="method.reinforcement", remedy=remedy, code="bad_value")
-    found = _ours(told)
+    found = plain_grader(told)
     own = {"name": said} if isinstance(said, str) else dict(said or {})
     share = numbers.get("compute_multiplier")
     samples = {} if share is None else {"samples": min(MOST_SAMPLES, max(2, round(SAMPLES * share)))}
     return {"name": "grpo", "grader": found, **samples, **own}
 
 
-def _ours(told: dict[str, Any]) -> dict[str, Any]:
-    """The grader without the names the wire gives it, checked."""
-    plain = _plain(told, PLACE)
+def plain_grader(told: dict[str, Any], place: str = PLACE) -> dict[str, Any]:
+    """The wire's grader as `luthier.evaluation.graders.grader` takes it: without the wire's names, several of them by name, and checked.
+
+    Args:
+        told: the grader, as the wire has it. place: of the grader in the request, for errors.
+
+    Raises:
+        SpecError: it is not done here, or cannot work.
+    """
+    plain = _plain(told, place)
     try:
-        grader(plain, path=PLACE)
+        grader(plain, path=place)
     except LuthierError as error:
-        raise SpecError(error.what, where=PLACE, remedy=error.remedy, code=error.code) from error
+        raise SpecError(error.what, where=place, remedy=error.remedy, code=error.code) from error
     return plain
 
 
 def _plain(told: dict[str, Any], place: str) -> dict[str, Any]:
     kind = told.get("type")
-    if kind in ELSEWHERE:
+    if isinstance(kind, str) and kind in ELSEWHERE:
         what = f"A grader of type {kind} {ELSEWHERE[kind]}: that is not done here."
         raise SpecError(what, where=f"{place}.type", remedy=f"Take one of {', '.join(GRADERS.names())}.", code="bad_value")
     plain = {key: value for key, value in told.items() if key != "name"}

@@ -49,6 +49,8 @@ ACTIONS: dict[str, Role] = {
     "job.cancel": Role.member,
     "job.pause": Role.member,
     "job.resume": Role.member,
+    "grader.validate": Role.viewer,
+    "grader.run": Role.viewer,
     "permission.read": Role.admin,
     "permission.create": Role.admin,
     "permission.delete": Role.admin,
