@@ -87,5 +87,5 @@ def summary(network: nn.Module, states_ND: Tensor, *, words: bool = False) -> Te
 
 
 def own_head(network: nn.Module) -> None:
-    """A decoder is read with the head that says the next token, and no other."""
+    """Such a network is read with the head that says the next token, and no other."""
     return None

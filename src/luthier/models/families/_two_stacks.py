@@ -34,16 +34,6 @@ def blocks(network: nn.Module) -> nn.ModuleList:
     return nn.ModuleList(block for stack in stacks for block in stack)
 
 
-def summary(network: nn.Module, states_ND: Tensor, *, words: bool = False) -> Tensor:
-    """What a head would read: the states themselves."""
-    return states_ND
-
-
-def own_head(network: nn.Module) -> None:
-    """It is read with the head that says the next token, and no other."""
-    return None
-
-
 def groups(block: nn.Module) -> list[tuple[str, ...]]:
     """None: transformers runs the blocks."""
     return []

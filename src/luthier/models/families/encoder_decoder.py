@@ -18,7 +18,8 @@ from luthier.core.errors import ModelError
 from luthier.data.sources import TRANSLATORS
 from luthier.models.families import _two_stacks as stacks
 from luthier.models.families._linears import linears
-from luthier.models.families._two_stacks import Sources, Writer, blocks, groups, own_head, summary
+from luthier.models.families._next_token import embedding, head, own_head, summary
+from luthier.models.families._two_stacks import Sources, Writer, blocks, groups
 
 __all__ = [
     "APART",
@@ -61,20 +62,6 @@ LONGEST = 512
 def auto(config: Any, names: Collection[str] = (), *, where: str = "") -> Any:
     """transformers' auto class that reads a checkpoint."""
     return AutoModelForSeq2SeqLM
-
-
-def embedding(network: nn.Module) -> nn.Embedding:
-    """Token id to vector, of both stacks."""
-    found = network.get_input_embeddings()  # type: ignore[operator]
-    assert isinstance(found, nn.Embedding)
-    return found
-
-
-def head(network: nn.Module) -> nn.Linear:
-    """State to token scores."""
-    found = network.get_output_embeddings()  # type: ignore[operator]
-    assert isinstance(found, nn.Linear)
-    return found
 
 
 def context(config: Any) -> int:
