@@ -7,6 +7,7 @@ A delta of such a method is an ``nn.Module`` with ``forward(x, base)``; ``merge_
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,6 +17,43 @@ from luthier.core.errors import ModelError
 from luthier.models import slot
 from luthier.models.model import Model
 from luthier.models.quantize import unpack
+
+
+class Hosted:
+    """What such methods do alike; a method adds what it places, which of it learns (`_parameters`), and its files.
+
+    Attributes:
+        name: of its deltas, once there are some.
+    """
+
+    name = ""
+
+    def deltas(self, model: Model) -> dict[str, Any]:
+        """This method's deltas by the path of their module."""
+        return deltas(model, self.name)
+
+    def _take_over(self, model: Model, name: str) -> None:
+        self.name = name
+        take_over(model, name)
+
+    def _parameters(self, model: Model) -> dict[str, nn.Parameter]:
+        raise NotImplementedError
+
+    def state(self, model: Model) -> dict[str, Tensor]:
+        """What learns, fp32. Views, not copies."""
+        return {name: p.detach() for name, p in self._parameters(model).items()}
+
+    def load_state(self, model: Model, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            ModelError: names or shapes differ.
+        """
+        copy_state(self._parameters(model), state)
+
+    def active(self, model: Model, on: bool) -> AbstractContextManager[None]:
+        """Answers of this adapter, or of the base, for a while."""
+        return slot.answering(model.network, self.name if on else None)
 
 
 def deltas(model: Model, name: str) -> dict[str, Any]:

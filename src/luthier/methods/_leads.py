@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.errors import SpecError
-from luthier.methods import _peft
+from luthier.methods import _hosted, _peft
 from luthier.methods._lowrank import dice
 from luthier.models import slot
 from luthier.models.lead import leave_room, memories_of
@@ -21,6 +21,20 @@ from luthier.models.model import Model
 
 _NO_MATTER = frozenset({"num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"})
 """Shapes, which the tensor itself says."""
+
+
+class Led(_hosted.Hosted):
+    """A method whose one delta is a lead, of ``options.tokens`` tokens."""
+
+    options: Any
+
+    def _place(self, model: Model, name: str, delta: nn.Module, *, count: int) -> None:
+        place(model, name, delta, count=count)
+        self._take_over(model, name)
+
+    def occupies(self) -> int:
+        """Tokens of the context that are not for rows."""
+        return int(self.options.tokens)
 
 
 def place(model: Model, name: str, delta: nn.Module, *, count: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -12,8 +12,31 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from luthier.core.errors import ModelError
-from luthier.models.load import load_folder
+from luthier.models import load as models
 from luthier.models.model import Model
+
+
+class Whole:
+    """What such methods do alike; a method adds which weights move and how they are read back."""
+
+    needs: frozenset[str] = frozenset()
+    folder_name = "model"
+
+    def save(self, model: Model, folder: Path) -> None:
+        """The whole model in the Hugging Face layout, with tokenizer and frozen template."""
+        models.save(model, folder)
+
+    def merge(self, model: Model) -> None:
+        """Already plain: only stops the training."""
+        model.network.requires_grad_(False)
+
+    def active(self, model: Model, on: bool) -> AbstractContextManager[None]:
+        """Base answers cannot be had from overwritten weights.
+
+        Raises:
+            ModelError: `on` is false.
+        """
+        return only_tuned(on)
 
 
 def trained(model: Model) -> dict[str, nn.Parameter]:
@@ -65,7 +88,7 @@ def overwrite(model: Model, folder: Path) -> None:
     """
     own, found, head = dict(model.network.named_parameters()), read(folder), model.family.own_head(model.network)
     if own.keys() != found.keys() or head:  # transformers keeps some kinds under other names (ViT), others in other pieces (Mixtral)
-        network = load_folder(folder, dtype=model.dtype).network
+        network = models.load_folder(folder, dtype=model.dtype).network
         saved = model.family.own_head(network)
         if head and saved and head[0].weight.shape != saved[0].weight.shape:
             model.family.publish(model.network, saved[0], saved[1].labels, several=saved[1].kind == "labels")

@@ -6,9 +6,7 @@ Some hundredths of a percent of the weights. Where a base has no biases - Llama 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +61,7 @@ class Shift(nn.Module):
         _hosted.add_to_bias(base, self.strength * self.change)
 
 
-class Method:
+class Method(_hosted.Hosted):
     """Learned biases."""
 
     supports = frozenset({"merge", "packed", "swap", "trees", "begins-as-base", "strength", "combine"})
@@ -72,7 +70,6 @@ class Method:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
-        self.name = ""
         if self.options.added:
             self.supports, self.needs = self.supports - {"merge"}, frozenset({"linears"})
 
@@ -96,12 +93,7 @@ class Method:
     def _host(self, model: Model, name: str, places: dict[str, int]) -> None:
         for path, size in places.items():
             slot.place(model.network, path).host(name, Shift(size, model.device))
-        self.name = name
-        _hosted.take_over(model, name)
-
-    def deltas(self, model: Model) -> dict[str, Any]:
-        """This method's deltas by the path of their module."""
-        return _hosted.deltas(model, self.name)
+        self._take_over(model, name)
 
     def groups(self, model: Model) -> list[ParameterGroup]:
         """All biases alike; they do not decay."""
@@ -109,18 +101,6 @@ class Method:
 
     def _parameters(self, model: Model) -> dict[str, nn.Parameter]:
         return {f"{path}.bias": delta.change for path, delta in self.deltas(model).items()}
-
-    def state(self, model: Model) -> dict[str, Tensor]:
-        """What was added to every bias, fp32. Views, not copies."""
-        return {name: p.detach() for name, p in self._parameters(model).items()}
-
-    def load_state(self, model: Model, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave.
-
-        Raises:
-            ModelError: names or shapes differ.
-        """
-        _hosted.copy_state(self._parameters(model), state)
 
     def save(self, model: Model, folder: Path) -> None:
         """``adapter_config.json`` and ``adapter_model.safetensors``, whole or not at all; other libraries do not read them."""
@@ -155,10 +135,6 @@ class Method:
                     code="no_merge",
                 )
         _hosted.merge(model, self.name)
-
-    def active(self, model: Model, on: bool) -> AbstractContextManager[None]:
-        """Answers of this adapter, or of the base, for a while."""
-        return slot.answering(model.network, self.name if on else None)
 
 
 def biased(model: Model) -> dict[str, int]:

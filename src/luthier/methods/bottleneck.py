@@ -6,9 +6,8 @@ none; the files have its two names and a layout of their own.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +86,7 @@ class Bottleneck(nn.Module):
         return y + self.strength * F.linear(h, self.up.to(y.dtype), self.up_bias.to(y.dtype))
 
 
-class Method:
+class Method(_hosted.Hosted):
     """Small networks behind the parts of every block."""
 
     supports = frozenset({"packed", "swap", "trees", "begins-as-base", "strength", "combine"})
@@ -96,7 +95,6 @@ class Method:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
-        self.name = ""
 
     def attach(self, model: Model, *, seed: int = 0, name: str = "tuned") -> None:
         """Place adapters and let only them move. The model answers as before.
@@ -115,13 +113,8 @@ class Method:
         linears = model.linears()
         for path, width in widths.items():
             slot.place(model.network, path).host(name, Bottleneck(shape(linears[path])[0], width, model.device))
-        self.name = name
-        _hosted.take_over(model, name)
+        self._take_over(model, name)
         return self.deltas(model)
-
-    def deltas(self, model: Model) -> dict[str, Any]:
-        """This method's deltas by the path of their linear."""
-        return _hosted.deltas(model, self.name)
 
     def groups(self, model: Model) -> list[ParameterGroup]:
         """Matrices decay, biases do not."""
@@ -132,18 +125,6 @@ class Method:
 
     def _parameters(self, model: Model) -> dict[str, nn.Parameter]:
         return {f"{path}.{name}": p for path, delta in self.deltas(model).items() for name, p in delta.named_parameters()}
-
-    def state(self, model: Model) -> dict[str, Tensor]:
-        """Every adapter, fp32. Views, not copies."""
-        return {name: p.detach() for name, p in self._parameters(model).items()}
-
-    def load_state(self, model: Model, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave.
-
-        Raises:
-            ModelError: names or shapes differ.
-        """
-        _hosted.copy_state(self._parameters(model), state)
 
     def save(self, model: Model, folder: Path) -> None:
         """``adapter_config.json`` and ``adapter_model.safetensors``, whole or not at all; other libraries do not read them."""
@@ -165,7 +146,3 @@ class Method:
         method._host(model, name, widths)
         method.load_state(model, tensors)
         return method
-
-    def active(self, model: Model, on: bool) -> AbstractContextManager[None]:
-        """Answers of this adapter, or of the base, for a while."""
-        return slot.answering(model.network, self.name if on else None)

@@ -10,7 +10,6 @@ section 4). A tied embedding is one tensor with two names: whoever freezes one f
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +21,6 @@ from luthier.core.errors import SpecError
 from luthier.core.spec import Strict
 from luthier.methods import _weights
 from luthier.methods._groups import ParameterGroup
-from luthier.models import load as models
 from luthier.models.model import Model
 from luthier.models.slot import slots
 
@@ -39,12 +37,10 @@ class Options(Strict):
     """Patterns of the weight names that move; left out, all that are not frozen."""
 
 
-class Method:
+class Method(_weights.Whole):
     """Full tuning of some weights."""
 
     supports = frozenset({"merge", "trees", "fused", "begins-as-base", "whole"})
-    needs: frozenset[str] = frozenset()
-    folder_name = "model"
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
@@ -84,10 +80,6 @@ class Method:
         """
         _weights.copy(_weights.trained(model), state)
 
-    def save(self, model: Model, folder: Path) -> None:
-        """The whole model in the Hugging Face layout, with tokenizer and frozen template."""
-        models.save(model, folder)
-
     @classmethod
     def load(cls, model: Model, folder: Path, *, name: str = "tuned") -> Method:
         """Overwrite the weights of `model` with those in `folder`, the frozen ones with what they were.
@@ -99,18 +91,6 @@ class Method:
         method = cls()
         method.attach(model, name=name)
         return method
-
-    def merge(self, model: Model) -> None:
-        """Already plain: only stops the training."""
-        model.network.requires_grad_(False)
-
-    def active(self, model: Model, on: bool) -> AbstractContextManager[None]:
-        """Base answers cannot be had from overwritten weights.
-
-        Raises:
-            ModelError: `on` is false.
-        """
-        return _weights.only_tuned(on)
 
 
 def _matching(model: Model, patterns: list[str], setting: str) -> set[int]:

@@ -11,7 +11,6 @@ A tied embedding is one tensor with two names; it learns as the embedding.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pydantic import Field
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from luthier.core.spec import Strict
 from luthier.methods import _weights
 from luthier.methods._groups import ParameterGroup
-from luthier.models import load as models
 from luthier.models.model import Model
 from luthier.models.slot import slots
 
@@ -38,12 +36,10 @@ class Options(Strict):
     """Share of the steps over which the blocks begin to move, last to first (section 3.3); 0 moves all at once."""
 
 
-class Method:
+class Method(_weights.Whole):
     """Full tuning."""
 
     supports = frozenset({"merge", "trees", "fused", "begins-as-base", "whole"})
-    needs: frozenset[str] = frozenset()
-    folder_name = "model"
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
@@ -93,10 +89,6 @@ class Method:
         """
         _weights.copy(dict(model.network.named_parameters()), state)
 
-    def save(self, model: Model, folder: Path) -> None:
-        """The whole model in the Hugging Face layout, with tokenizer and frozen template."""
-        models.save(model, folder)
-
     @classmethod
     def load(cls, model: Model, folder: Path, *, name: str = "tuned") -> Method:
         """Overwrite the weights of `model` with those in `folder`.
@@ -108,15 +100,3 @@ class Method:
         method.attach(model, name=name)
         _weights.overwrite(model, folder)
         return method
-
-    def merge(self, model: Model) -> None:
-        """Already plain: only stops the training."""
-        model.network.requires_grad_(False)
-
-    def active(self, model: Model, on: bool) -> AbstractContextManager[None]:
-        """Base answers cannot be had from overwritten weights.
-
-        Raises:
-            ModelError: `on` is false.
-        """
-        return _weights.only_tuned(on)

@@ -6,9 +6,8 @@ Some ten thousand numbers on a small base. The vectors multiply, so they fold in
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +75,7 @@ class Stretch(nn.Module):
             bias.data = (bias.float() * vector).to(bias.dtype)
 
 
-class Method:
+class Method(_hosted.Hosted):
     """Learned stretching."""
 
     supports = frozenset({"merge", "packed", "swap", "peft", "trees", "begins-as-base", "strength", "combine"})
@@ -85,7 +84,6 @@ class Method:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
-        self.name = ""
 
     def attach(self, model: Model, *, seed: int = 0, name: str = "tuned") -> None:
         """Place a vector at every target and let only it move. The model answers as before, and nothing is random.
@@ -109,12 +107,7 @@ class Method:
         linears = model.linears()
         for path in [*outputs, *inputs]:
             slot.place(model.network, path).host(name, Stretch(linears[path], inputs=path in inputs))
-        self.name = name
-        _hosted.take_over(model, name)
-
-    def deltas(self, model: Model) -> dict[str, Any]:
-        """This method's deltas by the path of their linear."""
-        return _hosted.deltas(model, self.name)
+        self._take_over(model, name)
 
     def groups(self, model: Model) -> list[ParameterGroup]:
         """All vectors alike."""
@@ -122,18 +115,6 @@ class Method:
 
     def _parameters(self, model: Model) -> dict[str, nn.Parameter]:
         return {f"{path}.ia3_l": delta.vector for path, delta in self.deltas(model).items()}
-
-    def state(self, model: Model) -> dict[str, Tensor]:
-        """Every vector, fp32. Views, not copies."""
-        return {name: p.detach() for name, p in self._parameters(model).items()}
-
-    def load_state(self, model: Model, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave.
-
-        Raises:
-            ModelError: names or shapes differ.
-        """
-        _hosted.copy_state(self._parameters(model), state)
 
     def save(self, model: Model, folder: Path) -> None:
         """``adapter_config.json`` and ``adapter_model.safetensors`` in the PEFT layout, whole or not at all."""
@@ -178,7 +159,3 @@ class Method:
             ModelError: the slots host another method's deltas too.
         """
         _hosted.merge(model, self.name)
-
-    def active(self, model: Model, on: bool) -> AbstractContextManager[None]:
-        """Answers of this adapter, or of the base, for a while."""
-        return slot.answering(model.network, self.name if on else None)

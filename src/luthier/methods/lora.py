@@ -8,9 +8,8 @@ be asked at any time. The formula is in ``_lowrank.py``, its relatives' in ``_do
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -65,7 +64,7 @@ class Options(Strict):
 Delta = LowRank | Dora | Anchored
 
 
-class Method:
+class Method(_hosted.Hosted):
     """LoRA in slots."""
 
     supports = frozenset({"merge", "packed", "swap", "peft", "trees", "fused", "begins-as-base", "strength", "combine", "batch"})
@@ -74,7 +73,6 @@ class Method:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = o = options or Options()
-        self.name = ""
         if o.dora:
             self.supports = self.supports - {"fused", "combine", "batch"}
         if o.begin == "pissa":
@@ -109,14 +107,6 @@ class Method:
             raise SpecError(what, remedy="Lower method.rank, or take begin=random.", code="bad_value")
         return Anchored(linear, low, seed=seed, path=path)
 
-    def _take_over(self, model: Model, name: str) -> None:
-        self.name = name
-        _hosted.take_over(model, name)
-
-    def deltas(self, model: Model) -> dict[str, Any]:
-        """This method's deltas by the path of their linear."""
-        return _hosted.deltas(model, self.name)
-
     def groups(self, model: Model) -> list[ParameterGroup]:
         """The first matrices, the second ones at `rate_ratio` times the learning rate, and DoRA's lengths."""
         sorted_out: dict[str, list[tuple[str, nn.Parameter]]] = {"A": [], "B": [], "magnitude": []}
@@ -130,18 +120,6 @@ class Method:
             ParameterGroup("lora.magnitude", sorted_out["magnitude"]),
         ]
         return [group for group in groups if group.parameters]
-
-    def state(self, model: Model) -> dict[str, Tensor]:
-        """The matrices of every adapter, fp32. Views, not copies."""
-        return {name: p.detach() for name, p in self._parameters(model).items()}
-
-    def load_state(self, model: Model, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave.
-
-        Raises:
-            ModelError: names or shapes differ.
-        """
-        _hosted.copy_state(self._parameters(model), state)
 
     def _parameters(self, model: Model) -> dict[str, nn.Parameter]:
         return {name: p for group in self.groups(model) for name, p in group.parameters}
@@ -183,10 +161,6 @@ class Method:
             ModelError: the slots host another method's deltas too.
         """
         _hosted.merge(model, self.name)
-
-    def active(self, model: Model, on: bool) -> AbstractContextManager[None]:
-        """Answers of this adapter, or of the base, for a while."""
-        return slot.answering(model.network, self.name if on else None)
 
 
 def _options(adapter: Adapter, linears: dict[str, nn.Module]) -> Options:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,7 +74,7 @@ class Foreign(nn.Module):
         cast(Any, self.tuner).merge()
 
 
-class Method:
+class Method(_hosted.Hosted):
     """One of PEFT's tuners."""
 
     supports = frozenset({"merge", "swap", "peft", "trees", "begins-as-base"})
@@ -82,7 +82,7 @@ class Method:
     folder_name = "adapter"
 
     def __init__(self, options: Options) -> None:
-        self.options, self.name = options, ""
+        self.options = options
         if options.kind in BEGINS_ELSEWHERE:
             self.supports = self.supports - {"begins-as-base"}
 
@@ -125,16 +125,11 @@ class Method:
     def _host(self, model: Model, name: str, made: Mapping[str, nn.Module], wrapped: Any) -> None:
         for path, tuner in made.items():
             slot.place(model.network, path).host(name, Foreign(tuner, wrapped))
-        self.name = name
-        _hosted.take_over(model, name)
+        self._take_over(model, name)
         for delta in self.deltas(model).values():
             for part, p in delta.tuner.named_parameters():
                 p.requires_grad_(part in delta.moving)
         model.network.eval()
-
-    def deltas(self, model: Model) -> dict[str, Any]:
-        """This method's deltas by the path of their linear."""
-        return _hosted.deltas(model, self.name)
 
     def groups(self, model: Model) -> list[ParameterGroup]:
         """Matrices decay, vectors do not."""
@@ -152,18 +147,6 @@ class Method:
                 if part in delta.moving:
                     found.setdefault(id(p), (f"{path}.{part.removesuffix(f'.{_KEY}')}", p))
         return dict(found.values())
-
-    def state(self, model: Model) -> dict[str, Tensor]:
-        """What the tuner moves. Views, not copies."""
-        return {name: p.detach() for name, p in self._parameters(model).items()}
-
-    def load_state(self, model: Model, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave.
-
-        Raises:
-            ModelError: names or shapes differ.
-        """
-        _hosted.copy_state(self._parameters(model), state)
 
     def save(self, model: Model, folder: Path) -> None:
         """``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT writes them, whole or not at all."""
@@ -216,10 +199,6 @@ class Method:
             ModelError: the slots host another method's deltas too.
         """
         _hosted.merge(model, self.name)
-
-    def active(self, model: Model, on: bool) -> AbstractContextManager[None]:
-        """Answers of this adapter, or of the base, for a while."""
-        return slot.answering(model.network, self.name if on else None)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ disk it is PEFT's layout.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,10 +14,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from luthier.core.spec import Strict
-from luthier.methods import _hosted, _leads
+from luthier.methods import _leads
 from luthier.methods._groups import ParameterGroup
 from luthier.methods._lowrank import dice
-from luthier.models import slot
 from luthier.models.lead import memories_of
 from luthier.models.model import Model
 from luthier.models.sight import Memory
@@ -104,7 +102,7 @@ class Prefix(nn.Module):
                 parameter.copy_((torch.rand(parameter.shape, generator=dice) * 2 - 1) * bound)
 
 
-class Method:
+class Method(_leads.Led):
     """Learned keys and values before every row."""
 
     supports = frozenset({"packed", "swap", "peft", "trees", "combine"})
@@ -113,7 +111,6 @@ class Method:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
-        self.name = ""
 
     def attach(self, model: Model, *, seed: int = 0, name: str = "tuned") -> None:
         """Lay keys and values before every row and let only them move. Answers change at once: rows now see something before them.
@@ -132,17 +129,11 @@ class Method:
 
     def _host(self, model: Model, name: str, count: int, *, hidden: int = 0) -> Prefix:
         delta = Prefix(count, _leads.shape_of(model), model.device, hidden=hidden)
-        _leads.place(model, name, delta, count=count)
-        self.name = name
-        _hosted.take_over(model, name)
+        self._place(model, name, delta, count=count)
         return delta
 
     def _delta(self, model: Model) -> Prefix:
-        return cast(Prefix, next(iter(_hosted.deltas(model, self.name).values())))
-
-    def occupies(self) -> int:
-        """Tokens of the context that are not for rows."""
-        return self.options.tokens
+        return cast(Prefix, next(iter(self.deltas(model).values())))
 
     def groups(self, model: Model) -> list[ParameterGroup]:
         """The prefix, and what makes it."""
@@ -151,18 +142,6 @@ class Method:
     def _parameters(self, model: Model) -> dict[str, nn.Parameter]:
         delta = self._delta(model)
         return {"prompt_embeddings": delta.E, **{f"projection.{name}": p for name, p in delta.project.named_parameters()}}
-
-    def state(self, model: Model) -> dict[str, Tensor]:
-        """The prefix and what makes it, fp32. Views, not copies."""
-        return {name: p.detach() for name, p in self._parameters(model).items()}
-
-    def load_state(self, model: Model, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave.
-
-        Raises:
-            ModelError: names or shapes differ.
-        """
-        _hosted.copy_state(self._parameters(model), state)
 
     def save(self, model: Model, folder: Path) -> None:
         """``adapter_config.json`` and ``adapter_model.safetensors`` in the PEFT layout, whole or not at all: keys and values themselves."""
@@ -183,10 +162,6 @@ class Method:
         method._host(model, name, len(rows))
         method.load_state(model, {"prompt_embeddings": rows})
         return method
-
-    def active(self, model: Model, on: bool) -> AbstractContextManager[None]:
-        """Answers behind the prefix, or of the base, for a while."""
-        return slot.answering(model.network, self.name if on else None)
 
 
 def _wide(model: Model) -> int:

@@ -7,7 +7,6 @@ every tree.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from luthier.core.spec import Strict
-from luthier.methods import _hosted, _leads
+from luthier.methods import _leads
 from luthier.methods._groups import ParameterGroup
-from luthier.models import slot
 from luthier.models.lead import memories_of
 from luthier.models.model import Model
 from luthier.models.sight import Memory
@@ -71,7 +69,7 @@ class Vectors(nn.Module):
         return self._kept[1]
 
 
-class Method:
+class Method(_leads.Led):
     """Learned vectors before every row."""
 
     supports = frozenset({"packed", "swap", "peft", "trees", "fused", "combine"})
@@ -80,7 +78,6 @@ class Method:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
-        self.name = ""
 
     def attach(self, model: Model, *, seed: int = 0, name: str = "tuned") -> None:
         """Lay vectors before every row and let only them move. Answers change at once: the row now has a beginning.
@@ -95,17 +92,11 @@ class Method:
 
     def _host(self, model: Model, name: str, count: int) -> Vectors:
         delta = Vectors(count, model.embedding().embedding_dim, model.device)
-        _leads.place(model, name, delta, count=count)
-        self.name = name
-        _hosted.take_over(model, name)
+        self._place(model, name, delta, count=count)
         return delta
 
     def _delta(self, model: Model) -> Vectors:
-        return cast(Vectors, next(iter(_hosted.deltas(model, self.name).values())))
-
-    def occupies(self) -> int:
-        """Tokens of the context that are not for rows."""
-        return self.options.tokens
+        return cast(Vectors, next(iter(self.deltas(model).values())))
 
     def groups(self, model: Model) -> list[ParameterGroup]:
         """The vectors."""
@@ -113,18 +104,6 @@ class Method:
 
     def _parameters(self, model: Model) -> dict[str, nn.Parameter]:
         return {"prompt_embeddings": self._delta(model).P}
-
-    def state(self, model: Model) -> dict[str, Tensor]:
-        """The vectors, fp32. A view, not a copy."""
-        return {name: p.detach() for name, p in self._parameters(model).items()}
-
-    def load_state(self, model: Model, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave.
-
-        Raises:
-            ModelError: the shape differs.
-        """
-        _hosted.copy_state(self._parameters(model), state)
 
     def save(self, model: Model, folder: Path) -> None:
         """``adapter_config.json`` and ``adapter_model.safetensors`` in the PEFT layout, whole or not at all."""
@@ -144,7 +123,3 @@ class Method:
         method._host(model, name, len(rows))
         method.load_state(model, {"prompt_embeddings": rows})
         return method
-
-    def active(self, model: Model, on: bool) -> AbstractContextManager[None]:
-        """Answers with the vectors before every row, or of the base, for a while."""
-        return slot.answering(model.network, self.name if on else None)
