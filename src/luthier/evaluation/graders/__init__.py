@@ -1,6 +1,7 @@
 """Graders: the file `number.py` *is* ``type: number``. Each gives an answer 0 to 1; none runs code of a user.
 
-A module has ``Options`` (a `Strict` model) and ``grade(options, item, said) -> float``. What is compared is named as on the wire:
+A module has ``Options`` (a `Strict` model) and ``grade(options, item, said) -> float``, and may refuse options in ``prepare(options)``; or
+``ready(options) -> Grade``, where something is made once for all answers. What is compared is named as on the wire:
 ``{{ item.answer }}`` is a field of the row, ``{{ sample.output_text }}`` the answer that was written. `item` always has ``answer``, the
 row's own last answer, where it has one.
 """
@@ -8,11 +9,13 @@ row's own last answer, where it has one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from types import ModuleType
+from typing import Any, cast
 
 from luthier.core.errors import SpecError
 from luthier.core.registry import Folder
-from luthier.core.spec import checked
+from luthier.core.spec import Strict, checked
 
 GRADERS = Folder("luthier.evaluation.graders", "grader")
 
@@ -31,11 +34,13 @@ def grader(told: dict[str, Any], *, path: str = "objective.grader") -> Grade:
         raise SpecError(f"{path} has no type.", remedy=f"Known: {', '.join(GRADERS.names())}.", code="bad_value")
     module = GRADERS.load(str(told["type"]))
     settings = checked(module.Options, options, path=path)
-    prepare = getattr(module, "prepare", None)
-    if prepare is not None:
-        prepare(settings)
+    graded = _ready(module, settings)
+    return lambda item, said: min(1.0, max(0.0, float(graded(item, said))))
 
-    def grade(item: dict[str, Any], said: str) -> float:
-        return min(1.0, max(0.0, float(module.grade(settings, item, said))))
 
-    return grade
+def _ready(module: ModuleType, settings: Strict) -> Grade:
+    if hasattr(module, "ready"):
+        return cast(Grade, module.ready(settings))
+    if hasattr(module, "prepare"):
+        module.prepare(settings)
+    return partial(module.grade, settings)

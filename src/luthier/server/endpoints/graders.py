@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from luthier.evaluation.graders import grader
+from luthier.evaluation.graders.multi import together
 from luthier.jobs.asked_grades import plain_grader
 from luthier.server.body import Route
 from luthier.server.caller import Caller, allowed
@@ -39,9 +40,9 @@ def run(body: wire.RunGrader, _: Annotated[Caller, allowed("grader.run")]) -> Re
     _sized("item", body.item)
     plain = plain_grader(body.grader, "grader")
     start = time.perf_counter()
-    reward = grader(plain)(body.item, body.model_sample)
     parts = plain["graders"] if plain["type"] == "multi" else {}
     below = {part: grader(one)(body.item, body.model_sample) for part, one in parts.items()}
+    reward = together(plain, below) if below else grader(plain)(body.item, body.model_sample)
     seconds = time.perf_counter() - start
     name = body.grader.get("name")
     kind = str(plain["type"])
