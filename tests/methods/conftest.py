@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import wave
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -10,12 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from luthier.core.example import Example, Message, Source
 from luthier.core.fit import Offer, lacking
 from luthier.core.registry import Folder
 from luthier.core.sequence import Row, Sequence
-from luthier.core.spec import Part, TrainSpec
+from luthier.core.spec import DataSpec, Part, TrainSpec
+from luthier.data.read import read
+from luthier.data.tokenise import tokenise
 from luthier.engine.session import Session
 from luthier.jobs.fitting import base_offer, method_offer, objective_offer, packing_offer
 from luthier.methods._headed import Headed
@@ -23,8 +29,12 @@ from luthier.models.predictor import Predictor
 from luthier.models.quantize import pack
 from luthier.objectives import predict, sft
 from objectives.conftest import WORDLESS
+from tiny_families import FAMILIES, tiny
 
 METHODS = Folder("luthier.methods", "method")
+
+HEADS = ("vit", "ast")
+"""Those that write nothing: what learns is a head."""
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "full": [{"block_decay": 0.8, "embedding_rate": 0.5, "head_rate": 2.0}],
@@ -156,3 +166,50 @@ def rows() -> list[Row]:
         weights[0] = 0
         found.append(Row(Source("rows", i + 1), [Sequence(tokens, weights, "")]))
     return found
+
+
+@pytest.fixture(scope="session")
+def family_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """A fresh tiny base of a family, the same at every call."""
+
+    def made(family: str, packing: str = "") -> Any:
+        wide = {"hidden_size": 64, "intermediate_size": 64} if packing and family in HEADS else {}
+        model = tiny(FAMILIES[family] | wide, tmp_path_factory.mktemp(family))
+        if packing:
+            pack(model.blocks(), packing, device=torch.device("cpu"))  # type: ignore[arg-type]
+            model.packing = packing
+        return model
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def family_rows(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any, str], list[Row]]:
+    """Four rows as each family takes them in."""
+    folder = tmp_path_factory.mktemp("rows")
+    shown: dict[str, list[dict[str, Any]]] = {name: [] for name in FAMILIES}
+    for n, label in enumerate(["low", "high", "low", "high"]):
+        drawn = io.BytesIO()
+        Image.fromarray(np.random.default_rng(n).integers(0, 256, (14, 18, 3), np.uint8)).save(drawn, "PNG")
+        (folder / f"{n}.png").write_bytes(drawn.getvalue())
+        with wave.open(str(folder / f"{n}.wav"), "wb") as file:
+            file.setframerate(16_000)
+            file.setsampwidth(2)
+            file.setnchannels(1)
+            file.writeframes((20_000 * np.sin(np.arange(6_000) * (0.1 + n % 2))).astype("<i2").tobytes())
+        shown["t5"].append({"prompt": f"say {n}", "completion": label})
+        shown["vit"].append({"image": f"{n}.png", "label": label})
+        shown["ast"].append({"audio": f"{n}.wav", "label": label})
+        shown["whisper"].append({"audio": f"{n}.wav", "text": label})
+        turns = [{"role": "user", "content": "<image>Which?"}, {"role": "assistant", "content": label}]
+        shown["llava"].append({"messages": turns, "images": [f"{n}.png"]})
+    for name, each in shown.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, each)))
+
+    def laid(model: Any, family: str) -> list[Row]:
+        examples = [each for each in read(folder / f"{family}.jsonl") if isinstance(each, Example)]
+        assert len(examples) == 4
+        cache = folder / f"cache-{family}"
+        return list(tokenise(examples, renderer=model.renderer, data=DataSpec(), context=model.context, cache=cache, key="k"))
+
+    return laid

@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import io
-import json
-import wave
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from luthier.core.errors import SpecError
-from luthier.core.example import Example
 from luthier.core.fit import lacking
 from luthier.core.registry import Folder
 from luthier.core.sequence import Row
-from luthier.core.spec import DataSpec, Part, Spec, TrainSpec
-from luthier.data.read import read
+from luthier.core.spec import Part, Spec, TrainSpec
 from luthier.data.said import Answers
-from luthier.data.tokenise import tokenise
 from luthier.engine.score import outputs, score
 from luthier.engine.session import Session
 from luthier.jobs.fitting import base_offer, check_fit, method_offer, objective_offer, packing_offer
 from luthier.methods._headed import Headed
 from luthier.models.predictor import Predictor
-from luthier.models.quantize import pack
 from luthier.objectives import predict, sft
-from tiny_families import FAMILIES, tiny
+from methods.conftest import HEADS
+from tiny_families import FAMILIES
 
 METHODS = Folder("luthier.methods", "method")
-HEADS = ("vit", "ast")
-"""Those that write nothing: what learns is a head."""
-
 REFUSED = {
     "t5": {"prompt", "prefix", "head", "bitfit"},
     "whisper": {"prompt", "prefix", "head"},
@@ -47,53 +36,6 @@ REFUSED = {
 
 TRAIN = TrainSpec(epochs=1, rows_per_step=2, learning_rate=1e-2, shuffle=False, schedule="constant", warmup=0)
 DEFAULTS = {"peft": {"kind": "loha"}, "bitfit": {"added": True}}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """A fresh tiny base, the same at every call."""
-
-    def made(family: str, packing: str = "") -> Any:
-        wide = {"hidden_size": 64, "intermediate_size": 64} if packing and family in HEADS else {}
-        model = tiny(FAMILIES[family] | wide, tmp_path_factory.mktemp(family))
-        if packing:
-            pack(model.blocks(), packing, device=torch.device("cpu"))  # type: ignore[arg-type]
-            model.packing = packing
-        return model
-
-    return made
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any, str], list[Row]]:
-    """Four rows as each family takes them in."""
-    folder = tmp_path_factory.mktemp("rows")
-    shown: dict[str, list[dict[str, Any]]] = {name: [] for name in FAMILIES}
-    for n, label in enumerate(["low", "high", "low", "high"]):
-        drawn = io.BytesIO()
-        Image.fromarray(np.random.default_rng(n).integers(0, 256, (14, 18, 3), np.uint8)).save(drawn, "PNG")
-        (folder / f"{n}.png").write_bytes(drawn.getvalue())
-        with wave.open(str(folder / f"{n}.wav"), "wb") as file:
-            file.setframerate(16_000)
-            file.setsampwidth(2)
-            file.setnchannels(1)
-            file.writeframes((20_000 * np.sin(np.arange(6_000) * (0.1 + n % 2))).astype("<i2").tobytes())
-        shown["t5"].append({"prompt": f"say {n}", "completion": label})
-        shown["vit"].append({"image": f"{n}.png", "label": label})
-        shown["ast"].append({"audio": f"{n}.wav", "label": label})
-        shown["whisper"].append({"audio": f"{n}.wav", "text": label})
-        turns = [{"role": "user", "content": "<image>Which?"}, {"role": "assistant", "content": label}]
-        shown["llava"].append({"messages": turns, "images": [f"{n}.png"]})
-    for name, each in shown.items():
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, each)))
-
-    def laid(model: Any, family: str) -> list[Row]:
-        examples = [each for each in read(folder / f"{family}.jsonl") if isinstance(each, Example)]
-        assert len(examples) == 4
-        cache = folder / f"cache-{family}"
-        return list(tokenise(examples, renderer=model.renderer, data=DataSpec(), context=model.context, cache=cache, key="k"))
-
-    return laid
 
 
 def objective_of(family: str, name: str) -> Part:
@@ -126,9 +68,9 @@ CASES = [(family, name) for family in FAMILIES for name in METHODS.names()]
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)
-def test_a_method_works_or_is_refused(family: str, name: str, base: Any, rows: Any, tmp_path: Path) -> None:
+def test_a_method_works_or_is_refused(family: str, name: str, family_base: Any, family_rows: Any, tmp_path: Path) -> None:
     """What is claimed is trained, saved, loaded and merged; what is not is refused with the nearest that works."""
-    model = base(family)
+    model = family_base(family)
     part = Part(name=name, **({} if (family, name) == ("t5", "bitfit") else DEFAULTS.get(name, {})))
     spec = Spec(method=part, objective=objective_of(family, name))
     if name in REFUSED[family]:
@@ -137,7 +79,7 @@ def test_a_method_works_or_is_refused(family: str, name: str, base: Any, rows: A
             check_fit(spec, model)
         return
     check_fit(spec, model)
-    table = rows(model, family)
+    table = family_rows(model, family)
     running = session(model, family, name, table, part)
     method, laid = running.method, list(running.rows)
     before, kept = said(model, laid), {n: p.detach().clone() for n, p in model.network.named_parameters() if not p.requires_grad}
@@ -146,7 +88,7 @@ def test_a_method_works_or_is_refused(family: str, name: str, base: Any, rows: A
     assert all(torch.equal(p, kept[n]) for n, p in model.network.named_parameters() if n in kept), "the rest stays"
     after = said(model, laid)
     method.save(model, tmp_path / method.folder_name)
-    other, kind = base(family), METHODS.load(name).Method
+    other, kind = family_base(family), METHODS.load(name).Method
     if isinstance(method, Headed):
         Headed.load(kind, other, tmp_path / method.folder_name)
     else:
@@ -161,14 +103,14 @@ PACKED = [("t5", "int8"), ("whisper", "int8"), ("vit", "int8"), ("ast", "int8"),
 
 
 @pytest.mark.parametrize(("family", "packing"), PACKED)
-def test_lora_learns_beside_packed_weights(family: str, packing: str, base: Any, rows: Any) -> None:
+def test_lora_learns_beside_packed_weights(family: str, packing: str, family_base: Any, family_rows: Any) -> None:
     if packing == "nf4":
         pytest.importorskip("bitsandbytes")
-    model = base(family, packing)
+    model = family_base(family, packing)
     part = Part(name="lora")
     offers = [base_offer(model), packing_offer(packing), method_offer(part), objective_offer(objective_of(family, "lora"))]
     assert not lacking(offers)
-    running = session(model, family, "lora", rows(model, family), part)
+    running = session(model, family, "lora", family_rows(model, family), part)
     before = said(model, list(running.rows))
     running.advance()
     running.advance()

@@ -42,7 +42,7 @@ def write(folder: Path, model: Model, *, config: dict[str, Any], tensors: dict[s
     Raises:
         StorageError: the disk is full or read-only.
     """
-    common = {"task_type": "CAUSAL_LM", "base_model_name_or_path": portable_name(model), "inference_mode": True}
+    common = {"task_type": task(model), "base_model_name_or_path": portable_name(model), "inference_mode": True}
     with new_folder(folder) as part:
         kept = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in sorted(tensors.items())}
         save_file(kept, part / WEIGHTS, metadata={"format": "pt"})
@@ -64,6 +64,14 @@ def read(
     found = config(folder, kind, needs=tuple(needs))
     refuse({key: value for key, value in found.items() if key not in {*_NO_MATTER, *needs, *reads, *ignores}}, folder / CONFIG)
     return found, {name.removeprefix(PREFIX): tensor.float() for name, tensor in tensors(folder).items()}
+
+
+def task(model: Model) -> str | None:
+    """Which of PEFT's wrappers takes the base: those of writers call them with tokens alone, and the plain one (None) is for all others."""
+    inputs = getattr(model.network, "main_input_name", "")
+    if "next-token" not in model.family.GIVES or inputs != "input_ids":
+        return None
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
 
 
 def refuse(settings: dict[str, Any], file: Path) -> None:
