@@ -36,6 +36,7 @@ COLUMNS = {
     "preferences": {"reward_accuracy": "reward accuracy %", "margin_nats": "margin in nats"},
     "distillation": {"nats": "nats/token"},
     "digits": {"accuracy": "accuracy %", "macro_f1": "macro F1 %"},
+    "spoken": {"accuracy": "accuracy %", "macro_f1": "macro F1 %"},
     "packed": {"linears_mb": "MB of linears", "weights_mb": "of weights", "resident_mb": "resident", "nats": "nats/token of stories"},
 }
 """What each work is judged by."""

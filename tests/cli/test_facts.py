@@ -10,6 +10,8 @@ import pytest
 
 from luthier.cli.main import dispatch
 from luthier.core.errors import NotFound, SpecError
+from luthier.jobs.specs import METHODS
+from luthier.models.load import save
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +44,19 @@ def test_doctor_says_what_to_do_about_a_folder_that_is_a_file(
     out = capsys.readouterr().out
     assert "BAD   home" in out
     assert "Set LUTHIER_HOME to a folder of yours" in out
+
+
+@pytest.mark.parametrize(("kind", "missing"), [("decoder", {"bitfit", "peft"}), ("encoder", {"peft", "prefix", "prompt"})])
+def test_methods_are_tried_on_a_base(
+    kind: str, missing: set[str], tiny_model: Any, tiny_encoder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tiny_model(max_position_embeddings=256) if kind == "decoder" else tiny_encoder(), tmp_path / "base")
+    assert dispatch(["methods", "--base", str(tmp_path / "base"), "--json"]) == 0
+    found = {cost["method"]: cost for cost in told(capsys)["costs"]}
+    assert set(METHODS.names()) - found.keys() == missing
+    assert found["full"]["share"] >= 1
+    assert all(cost["tokens_per_second"] > 0 and cost["peak_bytes"] > 2**20 and cost["moved"] > 0 for cost in found.values())
+    assert found["lora"]["moved"] < found["full"]["moved"]
 
 
 def test_methods_tell_their_settings(capsys: pytest.CaptureFixture[str]) -> None:

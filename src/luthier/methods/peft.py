@@ -52,7 +52,7 @@ class Options(Strict):
 
 
 class Foreign(nn.Module):
-    """A module of PEFT as a delta. It computes with the linear it was made for, which it does not own.
+    """A module of PEFT as a delta. It computes with the linear it stands at, which it does not own.
 
     Attributes:
         tuner: PEFT's module. moving: its parameters that learn, by PEFT's names.
@@ -67,11 +67,15 @@ class Foreign(nn.Module):
 
     def forward(self, x: Tensor, base: nn.Module) -> Tensor:
         """As PEFT computes it."""
-        return cast(Tensor, self.tuner(x))
+        return cast(Tensor, self._beside(base)(x))
 
     def merge_into(self, base: nn.Module) -> None:
-        """Let PEFT fold it into its linear, which is `base`."""
-        cast(Any, self.tuner).merge()
+        """Let PEFT fold it into `base`."""
+        self._beside(base).merge()
+
+    def _beside(self, base: nn.Module) -> Any:
+        vars(self.tuner)["base_layer"] = base  # served, it may stand in another network over the same weights
+        return self.tuner
 
 
 class Method(_hosted.Hosted):
