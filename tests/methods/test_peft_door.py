@@ -17,6 +17,7 @@ from luthier.core.errors import MissingPart, ModelError, SpecError
 from luthier.core.spec import Spec
 from luthier.methods import peft
 from luthier.methods._tuners import KINDS
+from luthier.models import slot
 from luthier.models.model import Model
 
 from .test_against_peft import TOKENS_T, close, logits, loss_of, plain_network, shaken
@@ -101,6 +102,19 @@ def test_two_tuners_share_the_slots(tiny_model: Make) -> None:
         assert torch.equal(logits(model), alone)
     with pytest.raises(ModelError, match="hosts another adapter besides"):
         vera.merge(model)
+
+
+def test_it_stands_in_another_network_over_the_same_weights(tiny_model: Make) -> None:
+    """As serving hosts it: loaded into a twin, hosted in the network that answers."""
+    (model, method), other = tuned(tiny_model, "loha"), tiny_model()
+    shaken(p for group in method.groups(model) for _, p in group.parameters)
+    wanted = logits(model)
+    for path, delta in method.deltas(model).items():
+        slot.place(other.network, path).host("guest", delta)
+    for linear in model.linears().values():
+        linear.weight.data.zero_()
+    slot.activate(other.network, "guest")
+    torch.testing.assert_close(logits(other), wanted)
 
 
 def test_peft_colon_kind_is_the_short_form() -> None:
