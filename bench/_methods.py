@@ -24,6 +24,7 @@ from sacrebleu import corpus_bleu, corpus_chrf
 from sklearn.metrics import f1_score
 
 from luthier.core.events import Event, Stepped
+from luthier.core.example import Example
 from luthier.core.sequence import Row
 from luthier.data.read import read
 from luthier.data.render import Renderer
@@ -114,8 +115,13 @@ def write(file: Path, rows: Iterable[dict[str, Any]]) -> Path:
 def rows_of(found: Tuned, file: Path, *, learn: str = "last_answer") -> list[Row]:
     """The rows of a file as the objective reads them."""
     renderer = found.model.renderer
-    rows = [Row(example.source, renderer.render(example, learn=learn)) for example in read(file)]
+    rows = [Row(example.source, renderer.render(example, learn=learn)) for example in examples(file)]
     return list(heads.laid(found.spec, rows, renderer))
+
+
+def examples(file: Path) -> Iterator[Example]:
+    """Those of a file; its warnings (sounds of few samples a second) are not for here."""
+    return (example for example in read(file) if isinstance(example, Example))
 
 
 def table(file: Path) -> list[dict[str, str]]:
@@ -180,7 +186,7 @@ def e2e(cell: Cell) -> dict[str, float]:
         return texts_against(jobs.words(theirs.pop("said")), [asked[fact] for fact in facts]) | theirs
     found = tuned(cell, rows, test, method=cell.way, train={"epochs": 2, "rows_per_step": 16})
     renderer = found.model.renderer
-    prompts = [renderer.prompt_of(example) for example in read(cell.place / "run-held-out.jsonl")]
+    prompts = [renderer.prompt_of(example) for example in examples(cell.place / "run-held-out.jsonl")]
     said = generate(found.model, prompts, max_tokens=80, stop=frozenset(renderer.end_tokens))
     texts = [renderer.decode([t for t in one.tokens if t not in renderer.end_tokens]).strip() for one in said]
     return found.numbers | texts_against(texts, [asked[fact] for fact in facts])
@@ -362,7 +368,7 @@ def packed(cell: Cell) -> dict[str, float]:
     whole = linears + sum(p.nbytes for path, p in model.network.named_parameters() if path.rpartition(".")[0] not in model.linears())
     stories = chunks((DATA / "txt_tinystories" / "tinystories_valid_part.txt").read_text(encoding="utf-8"))[: cell.count(40)]
     file = write(cell.place / "stories.jsonl", stories)
-    surprise = nats(model, [Row(example.source, model.renderer.render(example, learn="everything")) for example in read(file)])
+    surprise = nats(model, [Row(example.source, model.renderer.render(example, learn="everything")) for example in examples(file)])
     grown = (psutil.Process().memory_info().rss - before) / 2**20
     return {"linears_mb": linears / 2**20, "weights_mb": whole / 2**20, "resident_mb": grown, "nats": surprise}
 

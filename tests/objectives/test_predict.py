@@ -240,6 +240,18 @@ def test_states_that_lie_beside_the_rows_are_not_computed_again(tiny_model: Any,
     torch.testing.assert_close(model.predictor.weight.grad, gradient)
 
 
+def test_kept_states_suit_a_layer_before_the_head(tiny_encoder: Any, tiny_renderer: Any) -> None:
+    """BERT's pooler computes in the network's own format."""
+    model, rows = tiny_encoder(dtype="bfloat16"), rows_of(tiny_renderer, SAID["class"])
+    objective = settled(rows, tiny_renderer)
+    assert objective.meaning is not None
+    model.predictor = Predictor(model.width, objective.meaning, seed=5)
+    laid = objective.lay(rows[:1], tiny_renderer, WORDLESS)
+    known = Beside(laid, observed(model, laid, [0], lambda forest: {STATE: forest.states_ND}))
+    wanted, found = (objective.loss(Forest(model, planned(list(each), 10_000).packs[0])).item() for each in (laid, known))
+    assert found == pytest.approx(wanted, rel=1e-2)
+
+
 WORDS_OF = [["Anna", "Pavlova", "flew", "home"], ["Rain", "in", "Łódź"], ["Élan", "x"]]
 TAGS_OF = ["B-PER I-PER O O", "O O B-LOC", "O O"]
 

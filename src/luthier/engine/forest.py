@@ -35,7 +35,7 @@ class Forest:
     def states_ND(self) -> Tensor:
         """States after the final norm of the tokens that predict something: computed, unless they lie beside the pairs already."""
         if STATE in self.pack.beside:
-            return self.beside(STATE)
+            return self.beside(STATE).to(self.model.dtype)  # kept in float32; a layer between them and the head wants its own
         states_TD = states(self.model, self.pack)
         return states_TD.index_select(0, send(self.pack.rows_N, states_TD.device))
 
