@@ -87,7 +87,7 @@ def _spec(base: str, dtype: str, method: str, model: Model, place: Path) -> Spec
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     train = {"rows_per_step": ROWS, "max_steps": STEPS, "epochs": 1}
     objective = "predict" if labels else "sft"
-    more = {"model": {"name": base, "dtype": dtype}, "method": method, "objective": objective, "train": train}
+    more: dict[str, Any] = {"model": {"name": base, "dtype": dtype}, "method": method, "objective": objective, "train": train}
     return specs.gather(data={"file": str(file), "too_long": "drop"}, **more)
 
 
