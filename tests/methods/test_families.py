@@ -115,3 +115,16 @@ def test_lora_learns_beside_packed_weights(family: str, packing: str, family_bas
     running.advance()
     running.advance()
     assert not torch.equal(said(model, list(running.rows)), before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_and_rewards_are_for_models_that_read_words(family: str, family_base: Any) -> None:
+    model = family_base(family)
+    for name, wrong in (("embed", "(reads words|has a state for every token)"), ("reward", "(writes the next token|has a state)")):
+        spec = Spec(objective=Part(name=name))
+        if family == "llava":
+            check_fit(spec, model)
+            continue
+        nearest = "objective=predict" if family in HEADS else "objective=sft"
+        with pytest.raises(SpecError, match=f"objective {name} wants a model that {wrong}.*The nearest that work: {nearest}"):
+            check_fit(spec, model)

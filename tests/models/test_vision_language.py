@@ -18,11 +18,12 @@ import transformers
 from PIL import Image
 
 from luthier.core.errors import DataError, ModelError
-from luthier.core.example import Example, Message
+from luthier.core.example import MARK, Example, Message
 from luthier.core.sequence import Pictured, Sequence
 from luthier.core.spec import DataSpec, TrainSpec
 from luthier.data.pictures import pixels
 from luthier.data.read import read
+from luthier.data.said import Answers, answer
 from luthier.data.tokenise import tokenise
 from luthier.data.too_long import fit
 from luthier.engine.ahead import planned
@@ -32,7 +33,7 @@ from luthier.inference.generate import generate
 from luthier.methods import freeze, full, lora, prompt
 from luthier.models.families import family_of, vision_language
 from luthier.models.load import load, save
-from luthier.objectives import sft
+from luthier.objectives import embed, sft
 from tiny_families import LLAVA, PARTS, TOWER, tiny
 
 TRAIN = TrainSpec(epochs=1, rows_per_step=8, learning_rate=1e-3)
@@ -355,3 +356,35 @@ def test_dropout_is_off_in_every_part(make: Callable[..., Any]) -> None:
     parts = {part: LLAVA[part] | {"attention_dropout": 0.3} for part in ("text_config", "vision_config")}
     model = make(**parts)
     assert model.config.text_config.attention_dropout == model.config.vision_config.attention_dropout == 0
+
+
+@pytest.mark.parametrize("budget", [60, 10_000])
+def test_embeddings_are_of_words_and_pictures(budget: int, make: Callable[..., Any], file: Path) -> None:
+    """Loss and gradients of the whole step equal the formula over transformers' states, those of pictures among them."""
+    model, objective = make(), embed.Objective(embed.Options(temperature=0.3))
+    plain = twin(model)
+    method = full.Method()
+    method.attach(model)
+
+    def vector(text: str, media: tuple[str, ...]) -> torch.Tensor:
+        ids = torch.tensor(model.renderer.encode(text.replace(MARK, "<image>" * 9)))[None]
+        seen = [pixels(Path(each.split(":", 2)[2]).read_bytes(), model.renderer.eyes.plan) for each in media]
+        pictures = {"pixel_values": torch.from_numpy(np.stack(seen))} if seen else {}
+        return F.normalize(plain.model(input_ids=ids, **pictures).last_hidden_state[0].mean(0), dim=-1)
+
+    said = [answer(example) for example in examples(file)]
+    assert [[len(media) for media in each.media] for each in said] == [[1, 0, 0], [2, 0, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0]]
+    anchors, positives = (
+        torch.stack([vector(*each) for each in texts]) for texts in zip(*[((s.asked, s.media[0]), (s.text, ())) for s in said], strict=True)
+    )
+    wanted = F.cross_entropy(anchors @ positives.T / 0.3, torch.arange(len(said)))
+    wanted.backward()
+    rows = list(objective.lay(table(model, file), model.renderer, Answers()))
+    session = Session(model, method, objective, rows=rows, train=TRAIN.model_copy(update={"tokens_per_pack": budget}))
+    found, _ = session.gradient(session._planned(rows, budget))
+    assert found == pytest.approx(wanted.item(), rel=1e-5)
+    mine = dict(model.network.named_parameters())
+    assert plain.model.vision_tower.get_parameter("encoder.layers.0.mlp.fc1.weight").grad is not None
+    for name, p in plain.named_parameters():
+        if p.grad is not None and p.grad.norm() > 1e-8:
+            assert (mine[name].grad - p.grad).norm() < 1e-4 * p.grad.norm() + 1e-8, name

@@ -23,6 +23,7 @@ MEANS = {
     "embedding": ("model", "embeds tokens"),
     "attention": ("model", "attends to keys and values"),
     "states": ("model", "has a state for every token"),
+    "words": ("model", "reads words"),
     "next-token": ("model", "writes the next token"),
     "packed": ("method", "works on packed weights"),
     "merge": ("method", "folds into the weights"),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from luthier.core.errors import DataError, ModelError
+from luthier.core.example import MARK
 from luthier.core.sequence import Sequence
 from luthier.data.pictures import plan_of
 from luthier.data.tokenizer import Tokenizer
@@ -77,6 +78,12 @@ class Eyes:
     def spread(self, text: str) -> str:
         """A rendered text with as many tokens for each picture as it becomes."""
         return text.replace(self.token, self.token * self.count)
+
+    def among(self, text: str, pictures: int) -> str:
+        """Words without a template, with as many tokens at each picture's mark as it becomes. Raises as `expect`."""
+        shown = text.replace(MARK, self.token)
+        self.expect(shown, pictures)
+        return self.spread(shown)
 
     def expect(self, text: str, pictures: int) -> None:
         """Refuse a text that shows another number of pictures than the row has up to there.

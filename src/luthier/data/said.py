@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from luthier.core.example import Example, Source
+from luthier.core.example import Example, Message, Source
 from luthier.data.json_rows import Record
 from luthier.data.read import read, records
 from luthier.data.recognise import recognise
@@ -20,12 +20,14 @@ class Answer(NamedTuple):
 
     Attributes:
         words: those it gives a tag each, where it does. asked: what it answers. worse: the answer not to be given, where there is one.
+        media: pictures and sounds of what is asked, of the answer, and of the worse one, each in the order of the marks in its words.
     """
 
     text: str
     words: tuple[str, ...] = ()
     asked: str = ""
     worse: str = ""
+    media: tuple[tuple[str, ...], ...] = ((), (), ())
 
 
 class Answers:
@@ -54,10 +56,11 @@ def answer(example: Example) -> Answer:
     said = example.chosen if example.sided else example.messages
     last = next((place for place in reversed(range(len(said))) if said[place].role == "assistant"), len(said))
     before = example.messages if example.sided else said[:last]
-    asked = next((message.content for message in reversed(before) if message.role == "user"), "")
-    text = said[last].content if last < len(said) else ""
-    worse = example.rejected[-1].content if example.rejected else ""
-    return Answer(text.strip(), tuple(example.words), asked.strip(), worse.strip())
+    none = Message("user")
+    asked = next((message for message in reversed(before) if message.role == "user"), none)
+    told, worse = said[last] if last < len(said) else none, example.rejected[-1] if example.rejected else none
+    media = tuple(tuple(map(str, message.media)) for message in (asked, told, worse))
+    return Answer(told.content.strip(), tuple(example.words), asked.content.strip(), worse.content.strip(), media)
 
 
 class Items:

@@ -1,7 +1,7 @@
 """Embeddings: texts that belong together come near each other, all others of the step go away (InfoNCE: van den Oord, Li and Vinyals, arXiv
 1807.03748, eq. 4; with the batch as negatives: Henderson et al., arXiv 1705.00652, section 4.4).
 
-    e(x) = mean of the states of the tokens of x, of length 1
+    e(x) = mean of the states of the tokens of x, those of its pictures among them, of length 1
     loss = -log( exp(e(a) e(p) / t) / sum over all p' and negatives n of the step of exp(e(a) e(.) / t) )
 
 The step, not the forest, is the batch: all embeddings are surveyed first, and each forest then gives the gradient of its own. So more
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from luthier.core.errors import DataError
 from luthier.core.example import Message
 from luthier.core.sequence import Per, Row, Rows, Sequence
 from luthier.core.spec import Strict
@@ -41,7 +42,7 @@ class Objective:
 
     learn: str | None = "last_answer"
     pairs = True
-    needs: frozenset[str] = frozenset({"states"})
+    needs: frozenset[str] = frozenset({"states", "words"})
     supports: frozenset[str] = frozenset()
     beside: frozenset[str] = frozenset()
     meaning: Meaning | None = None
@@ -102,17 +103,26 @@ class Texts:
     def __getitem__(self, index: int, /) -> Row:
         source = self.rows[index].source
         said = self.answers.of(source)
-        texts = zip(PARTS, (said.asked, said.text, said.worse), strict=True)
-        return Row(source, [worded(self.renderer, text, part) for part, text in texts if text])
+        texts = zip(PARTS, (said.asked, said.text, said.worse), said.media, strict=True)
+        try:
+            return Row(source, [worded(self.renderer, text, part, media) for part, text, media in texts if text])
+        except DataError as error:
+            raise DataError(error.what, where=str(source), remedy=error.remedy, code=error.code) from error
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
 
 
-def worded(renderer: Renderer, text: str, part: str) -> Sequence:
-    """A text whose every state is read; the token behind the last gives that state its place in the list."""
+def worded(renderer: Renderer, text: str, part: str, media: tuple[str, ...] = ()) -> Sequence:
+    """A text whose every state is read, those of its pictures too; the token behind the last gives that state its place in the list.
+
+    Raises:
+        DataError: its words hold a picture's token (``unrendered``), or the model reads something else than words.
+    """
     whole = renderer.plain is not None
+    if renderer.eyes is not None:
+        text = renderer.eyes.among(text, len(media))
     tokens = renderer.prompt([Message("user", text)]) if whole else [*renderer.parts.prefix, *renderer.encode(text), renderer.end_token]
     weights = np.ones(len(tokens), np.float32)
     weights[0] = 0
-    return Sequence(np.array(tokens, np.int32), weights, part, apart=whole)
+    return Sequence(np.array(tokens, np.int32), weights, part, apart=whole or bool(media), media=media)

@@ -34,7 +34,7 @@ class Objective:
     learn: str | None = None
     pairs = True
     reads = frozenset({"pairs"})
-    needs: frozenset[str] = frozenset({"states"})
+    needs: frozenset[str] = frozenset({"states", "next-token"})
     supports: frozenset[str] = frozenset({"head"})
     beside: frozenset[str] = frozenset()
     meaning: Meaning | None = Meaning("ranking")

@@ -42,7 +42,7 @@ __all__ = [
 
 MODEL_TYPES = DECODERS
 
-GIVES = frozenset({"linears", "embedding", "attention", "next-token", "states"})
+GIVES = frozenset({"linears", "embedding", "attention", "next-token", "states", "words"})
 """What methods and objectives may ask of it."""
 
 APART = False

@@ -47,7 +47,7 @@ __all__ = [
 
 MODEL_TYPES = ENCODERS
 
-GIVES = frozenset({"linears", "states"})
+GIVES = frozenset({"linears", "states", "words"})
 """What methods and objectives may ask of it: no next token, and nothing can be laid before its rows."""
 
 APART = True

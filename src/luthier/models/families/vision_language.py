@@ -43,7 +43,7 @@ __all__ = [
 
 MODEL_TYPES = SEEING
 
-GIVES = frozenset({"linears", "embedding", "attention", "next-token", "states", "pictures"})
+GIVES = frozenset({"linears", "embedding", "attention", "next-token", "states", "words", "pictures"})
 """What methods and objectives may ask of it."""
 
 APART = False
