@@ -121,7 +121,9 @@ def write(file: Path, content: dict[str, Any], lines: Iterable[dict[str, Any]]) 
     keep = {key: here[key] for key in ("processor", "cores", "threads", "memory_bytes", "accelerator", "python", "versions")}
     head = json.dumps(content | {"machine": keep}, indent=1)[:-2]
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(head + ',\n "runs": [\n' + ",\n".join(map(json.dumps, lines)) + "\n]}\n", encoding="utf-8")
+    part = file.with_name(file.name + ".part")  # a bench that is stopped here leaves the whole file it had
+    part.write_text(head + ',\n "runs": [\n' + ",\n".join(map(json.dumps, lines)) + "\n]}\n", encoding="utf-8")
+    part.replace(file)
 
 
 def append(file: Path, result: dict[str, Any]) -> None:

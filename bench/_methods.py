@@ -47,6 +47,7 @@ class Cell:
     """One cell, its place on disk, and how much of everything it takes.
 
     Attributes:
+        way: a method, or what else the work compares; with ``(WHO)`` behind it that of a rival.
         scale: share of the usual rows; the smoke test takes next to none. model: base of the work `packed`.
         rival: the interpreter that has PEFT and TRL, for the ways they take.
     """
@@ -60,6 +61,14 @@ class Cell:
 
     def count(self, usual: int) -> int:
         return max(24, round(usual * self.scale))
+
+    @property
+    def method(self) -> str:
+        return self.way.partition(" (")[0]
+
+    @property
+    def theirs(self) -> bool:
+        return self.method != self.way
 
 
 @dataclass
@@ -142,16 +151,21 @@ def banking77(cell: Cell) -> dict[str, float]:
     test = drawn(banking("test.csv"), cell.count(1000), 0)
     rows = drawn(banking("train.csv"), cell.count(2000), cell.seed)
     labels = sorted({row["completion"] for row in [*rows, *test]})
-    if cell.way == "peft":
+    passes = 20 if cell.method == "head" else 2  # a pass over kept states costs next to nothing; the rival runs the network in each
+    train = {"epochs": passes, "rows_per_step": 16}
+    if cell.theirs:
         learned, unseen = (jobs.labelled(file, labels) for file in files(cell, rows, test))
-        job = {"rows": learned, "test": unseen, "classes": len(labels)}
-        theirs = jobs.run(cell.rival, cell.place, "banking77", seed=cell.seed, epochs=2, rows_per_step=16, **job)
-        return agreed([row["labels"] for row in unseen], theirs.pop("said")) | theirs | {"pass_seconds": theirs["seconds"] / 2}
-    passes = 20 if cell.way == "head" else 2  # a pass over kept states costs next to nothing
+        theirs = rival(cell, "banking77", **train, rows=learned, test=unseen, classes=len(labels))
+        return agreed([row["labels"] for row in unseen], theirs.pop("said")) | theirs | {"pass_seconds": theirs["seconds"] / passes}
     objective = {"name": "predict", "kind": "class", "labels": labels}
-    found = tuned(cell, rows, test, method=cell.way, objective=objective, train={"epochs": passes, "rows_per_step": 16})
+    found = tuned(cell, rows, test, method=cell.way, objective=objective, train=train)
     pass_seconds = found.numbers["seconds"] / passes
     return found.numbers | {"pass_seconds": pass_seconds} | classified(found, cell.place / "run-held-out.jsonl")
+
+
+def rival(cell: Cell, work: str, **job: Any) -> dict[str, Any]:
+    """What the rival's way of the same name found with the same seed."""
+    return jobs.run(cell.rival, cell.place, work, way=cell.method, seed=cell.seed, **job)
 
 
 def classified(found: Tuned, file: Path) -> dict[str, float]:
@@ -178,13 +192,13 @@ def e2e(cell: Cell) -> dict[str, float]:
     facts = drawn(sorted(asked), cell.count(100), 0)
     rows = drawn(pairs, cell.count(1500), cell.seed)
     test = [{"prompt": fact, "completion": asked[fact][0]} for fact in facts]
-    if cell.way == "peft":
-        learned, unseen = files(cell, rows, test)
-        prompts = [row["ids"][: next(i for i, label in enumerate(row["labels"]) if label >= 0)] for row in jobs.answered(unseen)]
-        job = {"rows": jobs.answered(learned), "test": prompts, "stop": jobs.stops()}
-        theirs = jobs.run(cell.rival, cell.place, "e2e", seed=cell.seed, epochs=2, rows_per_step=16, **job)
+    train = {"epochs": 2, "rows_per_step": 16}
+    if cell.theirs:
+        learned, unseen = map(jobs.read_whole, files(cell, rows, test))
+        prompts = [row["ids"][: next(i for i, label in enumerate(row["labels"]) if label >= 0)] for row in unseen]
+        theirs = rival(cell, "e2e", **train, rows=learned, test=prompts, stop=jobs.stops())
         return texts_against(jobs.words(theirs.pop("said")), [asked[fact] for fact in facts]) | theirs
-    found = tuned(cell, rows, test, method=cell.way, train={"epochs": 2, "rows_per_step": 16})
+    found = tuned(cell, rows, test, method=cell.way, train=train)
     renderer = found.model.renderer
     prompts = [renderer.prompt_of(example) for example in examples(cell.place / "run-held-out.jsonl")]
     said = generate(found.model, prompts, max_tokens=80, stop=frozenset(renderer.end_tokens))
@@ -206,25 +220,17 @@ def chunks(text: str, size: int = 600) -> list[dict[str, str]]:
 def shakespeare(cell: Cell) -> dict[str, float]:
     """A model of children's stories reads Shakespeare (stories260k, every weight); what it forgets of stories is measured beside."""
     plays = chunks((DATA / "txt_shakespeare" / "input.txt").read_text(encoding="utf-8"))
-    held_out, stories = (
-        plays[-cell.count(100) :],
-        chunks((DATA / "txt_tinystories" / "tinystories_valid_part.txt").read_text(encoding="utf-8")),
-    )
+    stories = chunks((DATA / "txt_tinystories" / "tinystories_valid_part.txt").read_text(encoding="utf-8"))[: cell.count(40)]
+    held_out = plays[-cell.count(100) :]
     rows = drawn(plays[: -len(held_out)], cell.count(1200), cell.seed)
-    base = str(_bed.SHARED / "models" / "stories260k")
-    found = tuned(
-        cell,
-        rows,
-        held_out,
-        model=base,
-        method=cell.way,
-        objective="pretrain",
-        train={"epochs": 1, "rows_per_step": 16, "learning_rate": 1e-3},
-    )
-    files = {"plays": cell.place / "run-held-out.jsonl", "stories": write(cell.place / "stories.jsonl", stories[: cell.count(40)])}
-    before = load.load(base)
-    numbers = {}
-    for name, file in files.items():
+    base, train = str(_bed.SHARED / "models" / "stories260k"), {"epochs": 1, "rows_per_step": 16}
+    told = write(cell.place / "stories.jsonl", stories)
+    if cell.theirs:
+        learned, unseen, told_ids = (jobs.read_whole(file, base) for file in (*files(cell, rows, held_out), told))
+        return rival(cell, "shakespeare", base=base, rate=1e-3, **train, rows=learned, test={"plays": unseen, "stories": told_ids})
+    found = tuned(cell, rows, held_out, model=base, method=cell.way, objective="pretrain", train={**train, "learning_rate": 1e-3})
+    before, numbers = load.load(base), {}
+    for name, file in {"plays": cell.place / "run-held-out.jsonl", "stories": told}.items():
         rows = rows_of(found, file, learn="everything")
         numbers |= {f"{name}_before": nats(before, rows), f"{name}_after": nats(found.model, rows)}
     return found.numbers | numbers
@@ -243,10 +249,10 @@ def preferences(cell: Cell) -> dict[str, float]:
     test = pairs[-cell.count(50) :]
     rows = drawn(pairs[: -len(test)], cell.count(120), cell.seed)
     train = {"epochs": 2, "rows_per_step": 8}
-    if cell.way == "trl":
+    if cell.theirs:
         learned, unseen = (jobs.compared(file) for file in files(cell, rows, test))
-        job = {"rows": [pair["texts"] for pair in learned], "test": unseen}
-        theirs = jobs.run(cell.rival, cell.place, "preferences", seed=cell.seed, share=dpo.Objective.rate, **train, **job)
+        texts = [pair["texts"] for pair in learned]
+        theirs = rival(cell, "preferences", share=dpo.Objective.rate, **train, rows=texts, test=unseen)
         return won(np.array(theirs.pop("gained"))) | theirs
     found = tuned(cell, rows, test, method=cell.way, objective="dpo", train=train)
     held_out = rows_of(found, cell.place / "run-held-out.jsonl")
@@ -396,15 +402,20 @@ WORKS: dict[str, tuple[Callable[[Cell], dict[str, float]], tuple[str, ...]]] = {
 }
 """Every work with its ways."""
 
-RIVALS = {"banking77": "peft", "e2e": "peft", "preferences": "trl"}
-"""Whose result stands beside ours."""
+PEFT = ("lora", "ia3", "prompt", "prefix")
+RIVALS: dict[str, tuple[str, ...]] = {
+    "banking77": (*(f"{method} (PEFT)" for method in PEFT), "full (transformers)", "head (transformers)"),
+    "e2e": ("lora (PEFT)",),
+    "shakespeare": ("full (transformers)",),
+    "preferences": ("lora (TRL)",),
+}
+"""Whose result stands beside ours: the method, and who tunes with it. PEFT has no `bottleneck`."""
 
 
 def cells(works: Iterable[str], seeds: int, *, rivals: bool) -> Iterator[tuple[str, str, int]]:
     """Seeds outermost, so that a table cut short has all its lines. What a packed base takes has no chance in it."""
     for seed in range(seeds):
         for work in works:
-            theirs = (RIVALS[work],) if rivals and work in RIVALS else ()
-            for way in (*WORKS[work][1], *theirs):
+            for way in (*WORKS[work][1], *(RIVALS.get(work, ()) if rivals else ())):
                 if work != "packed" or seed == 0:
                     yield work, way, seed

@@ -20,21 +20,34 @@ HERE = Path(__file__).absolute().parent
 BASE = "luthier-mini"
 
 
-def run(interpreter: str, place: Path, work: str, *, seed: int, epochs: int, rows_per_step: int, share: float = 1.0, **job: Any) -> Any:
-    """What the rival found; its learning rate is the one ours derives, its schedule the same.
+def run(
+    interpreter: str,
+    place: Path,
+    work: str,
+    *,
+    way: str,
+    seed: int,
+    epochs: int,
+    rows_per_step: int,
+    base: str = BASE,
+    rate: float = 0.0,
+    share: float = 1.0,
+    **job: Any,
+) -> Any:
+    """What the rival found; its schedule is ours.
 
     Args:
-        share: of the learning rate, as the objective takes it.
+        way: ours of the same name. rate: 0 is the one ours derives. share: of that, as the objective takes it.
     """
-    parameters = load.load(BASE).num_parameters
     steps = math.ceil(len(job["rows"]) / rows_per_step) * epochs
     said = {
         "work": work,
-        "model": str(find(BASE)),
+        "way": way,
+        "model": str(find(base)),
         "seed": seed,
         "epochs": epochs,
         "rows_per_step": rows_per_step,
-        "rate": rates()["lora"].at(parameters) * share,
+        "rate": rate or rates()[way].at(load.load(base).num_parameters) * share,
         "warmup_steps": math.ceil(0.05 * steps),
     }
     file = place / "job.json"
@@ -53,10 +66,11 @@ def labelled(file: Path, labels: list[str]) -> list[dict[str, Any]]:
     return [{"ids": ids, "labels": labels.index(row["completion"])} for ids, row in zip(asked, content, strict=True)]
 
 
-def answered(file: Path) -> list[dict[str, Any]]:
-    """Whole rows as ids, with labels where they are learned."""
-    renderer = load.load(BASE).renderer
-    return [_ids(renderer.render(example, learn="last_answer")[0]) for example in read(file)]
+def read_whole(file: Path, base: str = BASE) -> list[dict[str, Any]]:
+    """Whole rows as ids, with labels where they are learned: the answer, or plain text from end to end."""
+    renderer = load.load(base).renderer
+    learn = "last_answer" if base == BASE else "everything"
+    return [_ids(renderer.render(example, learn=learn)[0]) for example in read(file)]
 
 
 def compared(file: Path) -> list[dict[str, Any]]:

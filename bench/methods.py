@@ -6,7 +6,8 @@
     python bench/methods.py --works banking77 --ways lora,head      some of it
     python bench/methods.py --show bench/results/methods            the table again; nothing runs
 
-One JSON file for each work, a line for each cell; --add keeps what is there and runs what is missing. What a work is, and how much of its
+One JSON file for each work, a line for each cell, written when it is done; a cell that fails is told and the others go on. --add keeps
+what is there and runs what is missing, so that what was cut short goes on where it was. What a work is, and how much of its
 data it takes, is in ``_methods.py``; --rows takes another share of it. The table is kept in docs/methods.md.
 """
 
@@ -59,14 +60,18 @@ def main() -> int:
     import _methods
 
     works = asked.works.split(",") if asked.works else list(_methods.WORKS)
+    failed = 0
     for work, way, seed in _methods.cells(works, asked.seeds, rivals=bool(asked.rival)):
         if not asked.ways or way in asked.ways.split(","):
             file = asked.out / f"{work}.json"
             if not (asked.add and any((run["way"], run["seed"]) == (way, seed) for run in _runs(file))):
-                keep(file, run(work, way, seed, asked))
+                found = run(work, way, seed, asked)
+                failed += found is None
+                if found is not None:
+                    keep(file, found)
     for work in works:
         print(table(asked.out / f"{work}.json"), end="\n\n")
-    return 0
+    return min(failed, 1)
 
 
 def _arguments() -> argparse.Namespace:
@@ -85,15 +90,16 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(work: str, way: str, seed: int, asked: argparse.Namespace) -> dict[str, Any]:
-    """One cell in a process of its own: a peak of memory never falls."""
+def run(work: str, way: str, seed: int, asked: argparse.Namespace) -> dict[str, Any] | None:
+    """One cell in a process of its own: a peak of memory never falls. None where it failed, which is told."""
     more = ["--rows", str(asked.rows), "--model", asked.model, "--rival", asked.rival]
     command = [sys.executable, __file__, "--cell", f"{work}:{way}:{seed}", *more]
     with tempfile.TemporaryDirectory() as home:
         environment = {**os.environ, "LUTHIER_HOME": home}  # nothing from an earlier cell is cached
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{work} {way} {seed}: {done.stderr[-3000:]}")
+        print(f"{work} {way} {seed} failed: {done.stderr[-3000:]}", file=sys.stderr, flush=True)
+        return None
     found: dict[str, Any] = {"way": way, "seed": seed, "rows": asked.rows} | json.loads(done.stdout.splitlines()[-1])
     print(work, json.dumps(found), file=sys.stderr, flush=True)
     return found
@@ -122,7 +128,8 @@ def table(file: Path) -> str:
     columns = COLUMNS[file.stem] | COSTS
     lines = [f"| {file.stem} | seeds | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
     runs = _runs(file)
-    for way in dict.fromkeys(run["way"] for run in runs):
+    known = list(dict.fromkeys(run["way"].partition(" (")[0] for run in runs))
+    for way in sorted(dict.fromkeys(run["way"] for run in runs), key=lambda way: known.index(way.partition(" (")[0])):
         mine = [run for run in runs if run["way"] == way]
         cells = [told([run.get(key) for run in mine], plain=key in COSTS) for key in columns]
         lines.append(f"| {way} | {len(mine)} | " + " | ".join(cells) + " |")

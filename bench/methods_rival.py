@@ -1,9 +1,10 @@
-"""The rivals of `methods.py`: PEFT's LoRA in transformers' Trainer and in TRL's, on the rows, seeds and budget of the cell beside it.
+"""The rivals of `methods.py`: PEFT's tuners, and no tuner at all, in transformers' Trainer and in TRL's, on the rows, seeds and budget of
+the cell beside it.
 
     python bench/methods_rival.py JOB        # JOB is JSON that `methods.py` writes; prints JSON
 
 Same ids and labels (the tokenizer is not asked again but for preferences, whose texts TRL reads itself), same held-out rows, learning
-rate, schedule, passes and rows a step; bf16 base, fp32 adapters.
+rate, schedule, passes and rows a step; bf16 base, fp32 adapters and heads. Where every weight moves, fp32 weights and bf16 arithmetic.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -47,13 +50,39 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.manual_seed(job["seed"])
     clock, began = Clock(), time.perf_counter()
-    found = {"banking77": classify, "e2e": write, "preferences": prefer}[job["work"]](job, clock)
+    found = {"banking77": classify, "e2e": write, "shakespeare": continue_with, "preferences": prefer}[job["work"]](job, clock)
     peak = found.pop("peak_mb")
     print(json.dumps({**found, "seconds": clock.seconds, "whole": time.perf_counter() - began, "peak_mb": peak}))
 
 
-def lora(task: str) -> LoraConfig:
-    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type=task)
+TUNERS: dict[str, Callable[..., Any]] = {
+    "lora": partial(LoraConfig, r=16, lora_alpha=32, target_modules="all-linear"),
+    "ia3": partial(IA3Config, target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    "prompt": partial(PromptTuningConfig, num_virtual_tokens=20, prompt_tuning_init="SAMPLE_VOCAB"),
+    "prefix": partial(PrefixTuningConfig, num_virtual_tokens=20),
+}
+"""PEFT's, as large as ours of the same name. A prefix of ours begins as keys and values of real tokens; PEFT has no such beginning."""
+
+
+class Head(torch.nn.Linear):
+    """Computes in fp32 whatever the network computes in, as ours does."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return super().forward(states.float())
+
+
+def classifier(job: dict[str, Any], pad: int) -> Any:
+    """A network that transformers puts a head on, moving what the way moves."""
+    kind = torch.float32 if job["way"] == "full" else torch.bfloat16
+    base = AutoModelForSequenceClassification.from_pretrained(job["model"], num_labels=job["classes"], dtype=kind, pad_token_id=pad)
+    base.score = Head(base.config.hidden_size, job["classes"], bias=False)
+    torch.nn.init.normal_(base.score.weight, std=0.02)
+    if job["way"] in TUNERS:
+        return get_peft_model(base, TUNERS[job["way"]](task_type="SEQ_CLS"))
+    if job["way"] == "head":
+        base.requires_grad_(False)
+        base.score.requires_grad_(True)
+    return base
 
 
 def arguments(job: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -69,7 +98,7 @@ def arguments(job: dict[str, Any], **more: Any) -> dict[str, Any]:
         "max_grad_norm": 1.0,
         "seed": job["seed"],
         "use_cpu": True,
-        "bf16": False,
+        "bf16": job["way"] == "full",
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
@@ -81,14 +110,22 @@ def arguments(job: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def trained(job: dict[str, Any], network: Any, clock: Clock, pad: int) -> Any:
-    """The network after transformers' own loop over ready ids."""
+    """The network after transformers' own loop over ready ids.
+
+    Behind PEFT's prompt the head finds the last token only where rows are padded on the left.
+    """
+    left = job["way"] == "prompt"
+
+    def filled(numbers: list[int], longest: int, filling: int) -> list[int]:
+        more = [filling] * (longest - len(numbers))
+        return more + numbers if left else numbers + more
 
     def padded(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         longest = max(len(row["ids"]) for row in rows)
-        ids = torch.tensor([row["ids"] + [pad] * (longest - len(row["ids"])) for row in rows])
-        mask = torch.tensor([[1] * len(row["ids"]) + [0] * (longest - len(row["ids"])) for row in rows])
+        ids = torch.tensor([filled(row["ids"], longest, pad) for row in rows])
+        mask = torch.tensor([filled([1] * len(row["ids"]), longest, 0) for row in rows])
         whole = isinstance(rows[0]["labels"], list)
-        labels = [row["labels"] + [IGNORE] * (longest - len(row["labels"])) if whole else row["labels"] for row in rows]
+        labels = [filled(row["labels"], longest, IGNORE) if whole else row["labels"] for row in rows]
         return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor(labels)}
 
     settings = arguments(job, per_device_train_batch_size=job["rows_per_step"], remove_unused_columns=False)
@@ -99,10 +136,7 @@ def trained(job: dict[str, Any], network: Any, clock: Clock, pad: int) -> Any:
 def classify(job: dict[str, Any], clock: Clock) -> dict[str, Any]:
     """Numbers of the classes it says, by the head that transformers puts behind the last token."""
     pad = AutoTokenizer.from_pretrained(job["model"]).pad_token_id or 0
-    base = AutoModelForSequenceClassification.from_pretrained(
-        job["model"], num_labels=job["classes"], dtype=torch.bfloat16, pad_token_id=pad
-    )
-    network = trained(job, get_peft_model(base, lora("SEQ_CLS")), clock, pad)
+    network = trained(job, classifier(job, pad), clock, pad)
     costs = cost(network)
     with torch.no_grad():
         said = [int(network(torch.tensor([row["ids"]])).logits[0].argmax()) for row in job["test"]]
@@ -114,13 +148,27 @@ def write(job: dict[str, Any], clock: Clock) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     pad = tokenizer.pad_token_id or 0
     base = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.bfloat16)
-    network = trained(job, get_peft_model(base, lora("CAUSAL_LM")), clock, pad)
+    network = trained(job, get_peft_model(base, TUNERS["lora"](task_type="CAUSAL_LM")), clock, pad)
     costs, said = cost(network), []
     for ids in job["test"]:
         given = torch.tensor([ids])
         more = {"max_new_tokens": 80, "do_sample": False, "eos_token_id": job["stop"], "pad_token_id": pad}
         said.append(network.generate(input_ids=given, attention_mask=torch.ones_like(given), **more)[0, len(ids) :].tolist())
     return costs | {"said": said}
+
+
+def continue_with(job: dict[str, Any], clock: Clock) -> dict[str, Any]:
+    """Nats per token of each set of held-out texts before and after."""
+    network = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32).eval()
+    before = {f"{name}_before": surprise(network, rows) for name, rows in job["test"].items()}
+    network = trained(job, network, clock, AutoTokenizer.from_pretrained(job["model"]).pad_token_id or 0)
+    costs = cost(network)
+    return costs | before | {f"{name}_after": surprise(network, rows) for name, rows in job["test"].items()}
+
+
+def surprise(network: Any, rows: list[dict[str, Any]]) -> float:
+    learned = sum(label != IGNORE for row in rows for label in row["labels"][1:])
+    return -sum(_likelihood(network, row) for row in rows) / learned
 
 
 def prefer(job: dict[str, Any], clock: Clock) -> dict[str, Any]:
@@ -134,7 +182,7 @@ def prefer(job: dict[str, Any], clock: Clock) -> dict[str, Any]:
         model=AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.bfloat16),
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(job["rows"]),
-        peft_config=lora("CAUSAL_LM"),
+        peft_config=TUNERS["lora"](task_type="CAUSAL_LM"),
         args=DPOConfig(**arguments(job, **more)),
         callbacks=[clock],
     )
