@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from luthier.cli.main import dispatch
+from luthier.cli.verbs import _outcome as outcome
 from luthier.core.errors import DataError, NotFound, SpecError
-from luthier.jobs.run import tune
+from luthier.jobs.run import load, tune
 
 
 def write(path: Path, first: int, count: int) -> Path:
@@ -53,6 +54,19 @@ def test_one_question_is_answered_by_tuned_and_base(run: Path, capsys: pytest.Ca
     base = said(capsys, "chat", str(run), "--prompt", "Tom was happy on day 3.", "--max-tokens", "8", "--base")
     assert (tuned["side"], base["side"]) == ("tuned", "base")
     assert tuned["answer"] != base["answer"]
+
+
+def test_a_run_that_writes_is_to_be_talked_to_next(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome.show(load(run))
+    told = capsys.readouterr().out
+    assert "Next:  luthier chat " in told
+    assert "luthier predict" not in told
+
+
+def test_the_objective_is_chosen_by_name(tmp_path: Path) -> None:
+    rows = str(write(tmp_path / "days.jsonl", 1, 12))
+    with pytest.raises(SpecError, match=r"There is no objective called 'predcit'\. Did you mean predict\?"):
+        dispatch(["tune", rows, "--objective", "predcit"])
 
 
 def test_a_conversation_survives_mistakes(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from luthier.core.errors import DataError
 from luthier.jobs.run import load, tune
 from tiny_families import saved
 
@@ -56,4 +57,43 @@ def test_pictures_and_texts_find_each_other(shades: Path, llava: Path) -> None:
     ]
     run = tune(written(shades, "pairs.jsonl", rows), model=str(llava), objective="embed", settings=SETTINGS, out=shades / "embedded")
     assert run.summary["metric"] == "found_first" and "texts found first" in run.verdict
-    assert load(run.folder).model.predictor is None
+    assert run.answers_to == "", "it says nothing, it is near or far"
+
+
+def test_a_classifier_of_pictures_is_asked_by_hand(shades: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"image": f"{n}.png", "label": "bright" if n % 2 else "dark"} for n in range(20)]
+    settings = [*SETTINGS, "train.epochs=6", "train.rows_per_step=4", "train.learning_rate=1e-2"]
+    base, file = saved("vit", shades), written(shades, "labels.jsonl", rows)
+    run = tune(file, model=str(base), objective="predict", method="full", settings=settings, out=shades / "classified")
+    monkeypatch.chdir(shades)
+    asked = load(run.folder)
+    dark, bright = asked.predict([{"image": "0.png"}, {"messages": [{"role": "user", "content": "<image>"}], "images": ["1.png"]}])
+    assert (dark.said, bright.said) == ("dark", "bright")
+    assert sum(bright.sure.values()) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(DataError, match=r"predict row 1: .*words 'dark or bright\?'.*Write rows like") as caught:
+        asked.predict(["dark or bright?"])
+    assert caught.value.code == "one_picture"
+    with pytest.raises(DataError, match=r"predict row 2 field image: There is no file 'none.png'"):
+        asked.predict([{"image": "0.png"}, {"image": "none.png"}])
+
+
+def test_a_head_on_words_and_pictures_is_asked_by_hand(shades: Path, llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"image": f"{n}.png", "text": "Which?", "label": "bright" if n % 2 else "dark"} for n in range(20)]
+    run = tune(
+        written(shades, "asked.jsonl", rows), model=str(llava), objective="predict", method="head", settings=SETTINGS, out=shades / "head"
+    )
+    monkeypatch.chdir(shades)
+    asked = load(run.folder)
+    short, long = asked.predict(
+        [
+            {"image": "1.png", "text": "Which?"},
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "1.png"}}, {"type": "text", "text": "Which?"}]}
+                ]
+            },
+        ]
+    )
+    assert short.said in ("bright", "dark") and short.sure == pytest.approx(long.sure, abs=1e-6)
+    other, blind = asked.predict([{"image": "0.png", "text": "Which?"}, "Which?"])
+    assert len({round(each.sure["dark"], 7) for each in (short, other, blind)}) == 3, "what is seen counts"

@@ -70,6 +70,15 @@ def test_a_classifier_of_sounds_is_judged_certified_and_loaded(classified: Run, 
     assert certificate.replay(load_folder(digits / "merged-classifier", dtype="float32"), None, run.folder).first_choices == 1.0
 
 
+def test_a_classifier_of_sounds_is_asked_by_hand(classified: Run, digits: Path) -> None:
+    row = json.loads((digits / "labels.jsonl").read_text().splitlines()[0])
+    run = load(classified.folder)
+    with_label, without = run.predict([row, {"audio": row["audio"]}])
+    assert with_label == without and without.said in WORDS
+    with pytest.raises(DataError, match="predict row 1: This model hears one sound and nothing else"):
+        run.predict(["seven"])
+
+
 def test_a_transcriber_is_judged_by_what_it_writes_and_by_choice(transcribed: Run, digits: Path) -> None:
     measures = transcribed.summary["measures"]
     assert measures["bits_per_byte"]["tuned"] < measures["bits_per_byte"]["base"]
@@ -100,6 +109,7 @@ def test_it_is_planned(classified: Run, digits: Path, capsys: pytest.CaptureFixt
 
 
 def test_neither_is_talked_to(classified: Run, transcribed: Run) -> None:
+    assert (classified.answers_to, transcribed.answers_to) == ("predict", "")
     for run in (classified, transcribed):
         talk: Conversation = load(run.folder).conversation()
         with pytest.raises(DataError, match="hears one sound and nothing else"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import random
 import shutil
@@ -12,7 +14,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from luthier.core.errors import ModelError, ResultError, SpecError
+from luthier.cli.main import dispatch
+from luthier.cli.verbs import _outcome as outcome
+from luthier.core.errors import DataError, ModelError, ResultError, SpecError
 from luthier.data.read import read
 from luthier.evaluation import certificate
 from luthier.evaluation.agreement import agreement
@@ -26,6 +30,7 @@ from luthier.jobs.run import load, tune
 from luthier.models.load import load_folder
 from luthier.objectives.predict import _split
 
+PICTURE = "data:image/png;base64," + base64.b64encode((Path(__file__).parents[2] / "docs/pictures/report.png").read_bytes()).decode()
 SETTINGS = ["train.epochs=8", "train.rows_per_step=8", "train.learning_rate=1e-2", "model.dtype=float32", "evaluate.rows=12"]
 
 
@@ -64,6 +69,56 @@ def test_a_finished_run_is_asked_with_its_head_and_says_how_sure_it_is(tickets: 
     assert (first.said, second.said) == ("parcel", "refund")
     assert sum(first.sure.values()) == pytest.approx(1, abs=1e-5)
     assert max(first.sure, key=lambda label: first.sure[label]) == "parcel"
+
+
+def test_rows_are_asked_as_a_file_has_them_or_refused_with_their_place(tickets: Run) -> None:
+    run = load(tickets.folder)
+    text = "My parcel parcel again, number 7."
+    alone, field, chat, prompt = run.predict(
+        [text, {"text": text}, {"messages": [{"role": "user", "content": text}]}, {"prompt": text, "completion": "never read"}]
+    )
+    assert alone == field == chat == prompt
+    wrong: list[tuple[Any, str, str]] = [
+        ({"txet": text}, "predict row 2: The row has fields that say nothing together: txet", "unknown_format"),
+        ({"text": text, "pairs": "x"}, "predict row 2 field pairs: There is no field 'pairs'. Did you mean pair?", "unknown_field"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "predict row 2 field messages.0.role: There is no role", "wrong_role"),
+        ({"image": "none.png"}, "predict row 2 field image: There is no file", "no_picture"),
+        ({"image": PICTURE}, "predict row 2: The row has a picture or a sound, which this model does not take in", "unsupported_media"),
+        ("word " * 20_000, "predict row 2: It has .* tokens; .* reads", "prompt_too_long"),
+    ]
+    for row, message, code in wrong:
+        with pytest.raises(DataError, match=message) as caught:
+            run.predict([text, row])
+        assert caught.value.code == code
+
+
+def test_the_verb_asks_the_head(tickets: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text, name = "My parcel parcel again, number 7.", str(tickets.folder)
+    assert dispatch(["predict", name, text, json.dumps({"text": text})]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    label, sure, asked = first.split("\t")
+    assert (label, asked) == ("parcel", text) and 0.3 < float(sure) <= 1
+    assert second.split("\t")[:2] == [label, sure]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\n\nMy money money again, number 400.\n"))
+    assert dispatch(["predict", name, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["said"] for each in found["predictions"]] == ["parcel", "refund"]
+    with pytest.raises(DataError, match=r"predict row 1: .*JSON"):
+        dispatch(["predict", name, '{"text": '])
+
+
+def test_what_to_do_next_is_what_works(tickets: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome.show(tickets)
+    told = capsys.readouterr().out
+    verbs = [line.removeprefix("Next:").strip() for line in told[told.index("Next:") :].splitlines()]
+    name = tickets.files.name
+    assert verbs == [
+        f"luthier predict {name} TEXT_OR_ROW",
+        f"luthier evaluate {name} --data OTHER_ROWS",
+        f"luthier export {name} --to merged --out FOLDER",
+    ]
+    assert dispatch(["export", str(tickets.folder), "--to", "merged", "--out", str(tmp_path / "out")]) == 0
+    assert "luthier chat" not in capsys.readouterr().out
 
 
 def test_other_rows_are_judged_with_the_head(tickets: Run, tmp_path: Path) -> None:
@@ -135,6 +190,8 @@ def test_a_tag_for_every_word(examples: Path, tiny_base: Path) -> None:
     assert run.summary["measures"]["span_f1"]["base"] == 0.0, "always saying O finds no span"
     items = [json.loads(line) for line in (run.folder / "evaluation" / "items.jsonl").read_text().splitlines()]
     assert set(items[0]["expected"].split(", ")) <= {"O", "B-NAME"}
+    one, same = run.predict(["Anna flew to Oslo", {"tokens": ["Anna", "flew", "to", "Oslo"]}])
+    assert one == same and one.said == ["B-NAME", "O", "O", "B-NAME"] and one.sure == {}
     assert certificate.replay(load(run.folder).model, load(run.folder).method, run.folder).tokens > 20
 
 
@@ -167,6 +224,14 @@ def test_reward_models_are_judged_by_pairs(examples: Path, tiny_base: Path) -> N
     assert run.summary["metric"] == "pair_accuracy"
     assert run.summary["verdict"]["better"] == "tuned"
     assert "over a coin" in run.verdict
+    row = json.loads(Path("pairs.jsonl").read_text().splitlines()[0])
+    better, worse = run.predict([{"prompt": row["prompt"], "completion": row[side]} for side in ("chosen", "rejected")])
+    assert better.said > worse.said
+    (turns,) = run.predict([{"messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}]}])
+    assert turns.said == pytest.approx(better.said)
+    for asked in ("Hello", {"messages": [{"role": "user", "content": "Hello"}]}):
+        with pytest.raises(DataError, match="A head that scores answers wants one"):
+            run.predict([asked])
 
 
 def test_macro_f1_is_scikit_learns() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,27 +11,28 @@ from typing import Any
 from torch import from_numpy
 
 from luthier.core.errors import NotFound, SpecError
-from luthier.core.example import Message
 from luthier.core.spec import Spec, checked
+from luthier.data.unanswered import Unanswered
 from luthier.engine.score import outputs
 from luthier.engine.session import Method
 from luthier.evaluation import certificate
 from luthier.evaluation.items import read_items
 from luthier.inference.chat import Conversation, Settings
 from luthier.inference.sides import Side, Sides
-from luthier.jobs import heads, specs
+from luthier.jobs import asking, heads, specs
+from luthier.jobs.asking import AnswersTo
 from luthier.models.load import load as load_model
 from luthier.models.model import Model
-from luthier.objectives._answers import asked
 from luthier.store.runs import RunFolder, read_json
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a head says of one text.
+    """What a head says of one row.
 
     Attributes:
-        said: a label, a list of labels, or a number. sure: probability of each label, calibrated; empty for numbers.
+        said: a label, a list of labels (or a tag for every word), or a number: for an answer to be scored, its score.
+        sure: probability of each label, calibrated; empty for numbers and tags.
     """
 
     said: Any
@@ -65,6 +67,11 @@ class Run:
         """Is tuned better than base? One sentence; empty when the run was not evaluated."""
         verdict = self.summary.get("verdict", {})
         return str(verdict.get("sentence", ""))
+
+    @property
+    def answers_to(self) -> AnswersTo:
+        """How it is asked one thing: in a conversation, by its head, or in neither way (`embed`; a model that writes beside a source)."""
+        return asking.answers_to(self.spec)
 
     @cached_property
     def spec(self) -> Spec:
@@ -102,22 +109,27 @@ class Run:
         """
         return "".join(self.conversation(system=system, settings=settings).ask(text, side=side))
 
-    def predict(self, texts: list[str], *, system: str = "") -> list[Prediction]:
-        """What the head says of each text, as the answer to a question.
+    def predict(self, rows: Sequence[Unanswered], *, system: str = "") -> list[Prediction]:
+        """What the head says of each row: a text, or fields as a file has them, without the answer (``data/unanswered.py``).
 
         Args:
-            system: instructions before each text, where the rows had some.
+            rows: paths of pictures and sounds in them begin at the present folder. For a head that scores answers, rows have theirs.
+            system: instructions before each row, where those of the run had some.
 
         Raises:
             SpecError: the run has no head: its objective writes answers.
+            DataError: a row does not pass, or has something the model does not take in.
+
+        Example:
+            ``run.predict(["Where is it?"])``, ``run.predict([{"image": "17.png"}])``, ``run.predict([{"audio": "17.wav"}])``
         """
         predictor = self.model.predictor
         if predictor is None:
             raise SpecError("This run has no head to ask.", remedy="Ask it with chat, or tune with objective predict.", code="no_head")
-        before = [Message("system", system)] if system else []
-        prompts = [self.model.renderer.prompt([*before, Message("user", text)]) for text in texts]
-        said = outputs(self.model, [asked(prompt, self.model.renderer) for prompt in prompts])
-        return [Prediction(predictor.read(out)[0], predictor.sureness(out)) for out in map(from_numpy, said)]
+        laid = [asking.question(row, number, self.model, system=system) for number, row in enumerate(rows, 1)]
+        tags = predictor.meaning.kind == "tags"
+        read = [(predictor.read(out), out) for out in map(from_numpy, outputs(self.model, laid))]
+        return [Prediction(said, {}) if tags else Prediction(said[0], predictor.sureness(out)) for said, out in read]
 
     def conversation(self, *, system: str = "", settings: Settings | None = None) -> Conversation:
         """A conversation that remembers its turns; see `inference.chat`."""

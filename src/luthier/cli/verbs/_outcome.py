@@ -28,4 +28,14 @@ def show(done: Run) -> None:
     name = done.files.name
     typer.echo(f"\n{done.verdict or 'It was not compared with its base.'}\n")
     typer.echo(f"  files    {done.folder}\n  weights  {done.files.weights}\n  report   {done.files.report}\n")
-    typer.echo(f"Next:  luthier chat {name}\n       luthier evaluate {name} --data OTHER_ROWS\n       luthier export {name} --to merged")
+    typer.echo("Next:  " + "\n       ".join(f"luthier {verb}" for verb in _onward(done, name)))
+
+
+def _onward(done: Run, name: str) -> list[str]:
+    """What can be done with it now: not every run is one to talk to, or to merge."""
+    from luthier.jobs import specs
+
+    asked = {"chat": [f"chat {name}"], "predict": [f"predict {name} TEXT_OR_ROW"]}.get(done.answers_to, [])
+    can = specs.METHODS.load(done.spec.method.name).Method.supports
+    out = [f"export {name} --to {to} --out FOLDER" for to, word in (("merged", "merge"), ("peft", "peft")) if word in can]
+    return [*asked, f"evaluate {name} --data OTHER_ROWS", *out[:1]]

@@ -35,8 +35,9 @@ def run(
     except ResultError:
         shutil.rmtree(out)  # written a moment ago, by us: what does not answer as certified must not lie around
         raise
+    talks = to == "merged" and tuned.answers_to == "chat"
     content = {"run": tuned.files.id, "to": to, "folder": str(out.resolve()), "files": _files(out), "certificate": held}
-    answer(content, json=json, show=lambda: _show(content))
+    answer(content, json=json, show=lambda: _show(content, talks=talks))
 
 
 def _replayed(tuned: Run, to: str, out: Path) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def _files(folder: Path) -> list[dict[str, Any]]:
     return [{"file": str(path.relative_to(folder)), "bytes": path.stat().st_size} for path in found]
 
 
-def _show(content: dict[str, Any]) -> None:
+def _show(content: dict[str, Any], *, talks: bool) -> None:
     total = sum(file["bytes"] for file in content["files"])
     typer.echo(f"{content['folder']}: {len(content['files'])} files, {total / 1e6:,.1f} MB.")
     held = content["certificate"]
@@ -69,5 +70,5 @@ def _show(content: dict[str, Any]) -> None:
         typer.echo(f"Certificate: {held['probes']} probes, {held['tokens']} tokens agree (largest distance {held['largest']:.2g} nats).")
     else:
         typer.echo("This run has no certificate: nothing was compared.")
-    if content["to"] == "merged":
+    if talks:
         typer.echo(f"Talk to it: luthier chat {content['folder']}")

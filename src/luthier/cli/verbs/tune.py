@@ -17,6 +17,7 @@ def run(
     file: Annotated[str, typer.Argument(help="The examples: JSONL, CSV, Parquet or text, .gz too; the format is recognised.")] = "",
     model: Annotated[str | None, typer.Option(help="A name from `luthier models`, a folder, or a Hugging Face name.")] = None,
     method: Annotated[str | None, typer.Option(help="Which weights move: a name from `luthier methods`.")] = None,
+    objective: Annotated[str | None, typer.Option(help="What is learned from a row: a name from docs/objectives.md.")] = None,
     quality: Annotated[str | None, typer.Option(help="draft, good or best: the dial every number is derived from.")] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder for the run; left out, it lies under LUTHIER_HOME.")] = None,
     config: Annotated[Path | None, typer.Option(help="A spec.yaml.")] = None,
@@ -28,7 +29,7 @@ def run(
 
     Everything not said is derived from the data and the model, and printed. Ctrl-C saves and prints how to go on.
     """
-    said = {"model": model, "method": method, "quality": quality}
+    said = {"model": model, "method": method, "objective": objective, "quality": quality}
     if resume is not None:
         _only_resume([file, out, config, settings, *said.values()])
     from luthier.jobs.run import resume as go_on
