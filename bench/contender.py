@@ -39,7 +39,7 @@ from luthier.core.spec import TrainSpec  # noqa: E402
 from luthier.engine.arena import keep_memory  # noqa: E402
 from luthier.engine.beside import Beside, observed  # noqa: E402
 from luthier.engine.loop import fit  # noqa: E402
-from luthier.engine.session import TOKENS_PER_PACK, Session  # noqa: E402
+from luthier.engine.session import Session  # noqa: E402
 from luthier.methods import full, lora  # noqa: E402
 from luthier.models import load  # noqa: E402
 from luthier.objectives import dpo, sft  # noqa: E402
@@ -86,7 +86,8 @@ objective, spent = sft.Objective(), 0.0
 if asked.objective == "dpo":
     objective = dpo.Objective(dpo.Options(beta=asked.beta))
     learned, spent = referenced(model, learned)
-for step in fit(Session(model, method, objective, rows=learned, train=train)):
+session = Session(model, method, objective, rows=learned, train=train)
+for step in fit(session):
     clock.mark()  # the harness listens to torch's optimisers, and ours is none
     clock.losses.append(step.loss)
 clock.marks[asked.warm_steps - 1] = (clock.marks[asked.warm_steps - 1][0] - spent, *clock.marks[asked.warm_steps - 1][1:])
@@ -94,7 +95,7 @@ settings = {
     "method": asked.method,
     "objective": asked.objective,
     "optimiser": asked.optimiser,
-    "tokens_per_pack": asked.pack or TOKENS_PER_PACK,
+    "tokens_per_pack": session.budget,
     "dtype": str(model.dtype)[6:],
     "threads": torch.get_num_threads(),
 }

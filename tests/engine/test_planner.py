@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from luthier.core.spec import TrainSpec
+from luthier.engine.budget import TOKENS_PER_PACK
 from luthier.engine.planner import Need, Planner, Way
 from luthier.engine.probe import _phases, heaviest, working
-from luthier.engine.session import TOKENS_PER_PACK, Session
+from luthier.engine.session import Session
 from luthier.engine.tape import Tape
 from luthier.methods import full, lora
 from luthier.objectives import sft

@@ -7,7 +7,7 @@ import pytest
 from luthier.cli.main import dispatch
 from luthier.core.errors import ResultError
 from luthier.core.events import Note
-from luthier.engine.session import TOKENS_PER_PACK
+from luthier.engine.budget import TOKENS_PER_PACK
 from luthier.jobs import planning
 from luthier.jobs.run import train_only
 from luthier.jobs.specs import gather

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from luthier.core.sequence import Row, Rows, Sequence
+from luthier.engine.budget import TOKENS_PER_PACK
 from luthier.engine.forest import Forest
 from luthier.engine.pack import packs
 from luthier.engine.score import ROWS_AT_ONCE
-from luthier.engine.session import TOKENS_PER_PACK
 from luthier.engine.tree import Pack
 from luthier.models.model import Model
 

@@ -41,8 +41,7 @@ class _LogProbs(torch.autograd.Function):
         one_N = torch.ones(len(targets_N), device=states_ND.device)
         for start in range(0, len(targets_N), size):
             chunk = slice(start, start + size)
-            logits_CV, slope_CV = _logits(states_ND[chunk], weight_VD, softcap, sloped=early)
-            p_CV, logprobs_C = _target_logprobs(logits_CV, targets_N[chunk])
+            p_CV, logprobs_C, slope_CV = _target_logprobs(states_ND[chunk], weight_VD, targets_N[chunk], softcap, sloped=early)
             found.append(logprobs_C)
             if gradient is not None:
                 gradient.add(chunk, p_CV, targets_N[chunk], one_N[chunk], slope_CV)
@@ -60,8 +59,7 @@ class _LogProbs(torch.autograd.Function):
         gradient, size = _Gradient(states_ND, weight_VD, needs_weight=ctx.needs_input_grad[1]), _chunk(states_ND.device)
         for start in range(0, len(targets_N), size):
             chunk = slice(start, start + size)
-            logits_CV, slope_CV = _logits(states_ND[chunk], weight_VD, ctx.softcap, sloped=True)
-            p_CV, _ = _target_logprobs(logits_CV, targets_N[chunk])
+            p_CV, _, slope_CV = _target_logprobs(states_ND[chunk], weight_VD, targets_N[chunk], ctx.softcap, sloped=True)
             gradient.add(chunk, p_CV, targets_N[chunk], -grad_N[chunk], slope_CV)
         return gradient.states_ND, gradient.weight(), None, None
 
@@ -77,8 +75,8 @@ class _WeightedLoss(torch.autograd.Function):
         found, size = [], _chunk(states_ND.device)
         for start in range(0, len(targets_N), size):
             chunk = slice(start, start + size)
-            logits_CV, slope_CV = _logits(states_ND[chunk], weight_VD, softcap, sloped=gradient is not None)
-            p_CV, logprobs_C = _target_logprobs(logits_CV, targets_N[chunk])
+            sloped = gradient is not None
+            p_CV, logprobs_C, slope_CV = _target_logprobs(states_ND[chunk], weight_VD, targets_N[chunk], softcap, sloped=sloped)
             found.append(logprobs_C)
             if gradient is not None:
                 gradient.add(chunk, p_CV, targets_N[chunk], weights_N[chunk], slope_CV)
@@ -162,23 +160,27 @@ def _logits(states_CD: Tensor, weight_VD: Tensor, softcap: float | None, *, slop
     return tanh_CV * softcap, tanh_CV.square_().neg_().add_(1) if sloped else None
 
 
-def _target_logprobs(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax ``[C, V]`` in the dtype of the logits, and float32 log-probabilities of the targets ``[C]``.
+def _target_logprobs(
+    states_CD: Tensor, weight_VD: Tensor, targets_C: Tensor, softcap: float | None, *, sloped: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Softmax ``[C, V]`` in the dtype of the logits, float32 log-probabilities of the targets ``[C]``, and the slope of `_logits`.
 
-    The softmax kernel accumulates in fp32 and rounds at the end, so the log of its entry is as exact as the logit itself. A target
-    whose probability underflows is computed again from the logits.
+    The softmax kernel accumulates in fp32 and rounds at the end, so the log of its entry is as exact as the logit itself. On a CPU it
+    takes the place of the logits: one of the largest tensors of a step less. A target whose probability underflows is computed again.
     """
-    p_CV = torch.softmax(logits_CV, dim=-1)
+    logits_CV, slope_CV = _logits(states_CD, weight_VD, softcap, sloped=sloped)
     picked_C1 = targets_C.unsqueeze(1)
-    p_C = p_CV.gather(1, picked_C1).squeeze(1).float()
     if logits_CV.device.type != "cpu":
-        return p_CV, _rescued(logits_CV, p_CV, picked_C1, p_C)
+        p_CV = torch.softmax(logits_CV, dim=-1)
+        return p_CV, _rescued(logits_CV, p_CV, picked_C1, p_CV.gather(1, picked_C1).squeeze(1).float()), slope_CV
+    p_CV = torch.softmax(logits_CV, dim=-1, out=logits_CV)
+    p_C = p_CV.gather(1, picked_C1).squeeze(1).float()
     logprobs_C = p_C.log()
     lost = (p_C < 1e-30).nonzero().squeeze(1)
     if len(lost):
-        rows = logits_CV[lost].float()
+        rows = _logits(states_CD[lost], weight_VD, softcap, sloped=False)[0].float()
         logprobs_C[lost] = rows.gather(1, picked_C1[lost]).squeeze(1) - rows.logsumexp(-1)
-    return p_CV, logprobs_C
+    return p_CV, logprobs_C, slope_CV
 
 
 def _rescued(logits_CV: Tensor, p_CV: Tensor, picked_C1: Tensor, p_C: Tensor) -> Tensor:

@@ -14,8 +14,10 @@ import torch
 
 from luthier.core.sequence import Rows
 from luthier.core.spec import TrainSpec
+from luthier.engine.budget import TOKENS_PER_PACK, WHOLE_STEP, usual
+from luthier.engine.order import Order
 from luthier.engine.probe import Working, heaviest, working
-from luthier.engine.session import TOKENS_PER_PACK, WHOLE_STEP, Session
+from luthier.engine.session import Session
 from luthier.engine.tree import Pack
 from luthier.models.machine import resident
 from luthier.models.mapped import spans
@@ -32,7 +34,7 @@ GAPS = {torch.bfloat16: 0.0, torch.float32: 1.0}
 GAPS_MORE = {torch.bfloat16: 0.2, torch.float32: 0.0}
 """More of it for each further forest of a step: their sizes differ, and seldom do they take over each other's places (bench/memory.py)."""
 
-HALVES = (1024, 512, 256, 128)
+SMALLER = (TOKENS_PER_PACK, 1024, 512, 256, 128)
 """Forests smaller than the usual that are weighed; below 128 tokens every matmul is too thin to be worth having."""
 
 
@@ -163,9 +165,12 @@ class Planner:
         asked = self.train.tokens_per_pack
         if asked != "auto":
             return [asked]
-        budgets, largest = [TOKENS_PER_PACK], len(self.heaviest(kind, TOKENS_PER_PACK)[0].tokens_T)
-        for budget in () if kind == "layerwise" else HALVES:
-            if budget < largest:
+        if kind == "layerwise":
+            return [TOKENS_PER_PACK]  # a step is one forest whatever is said
+        first = usual(self.rows, Order(self.rows, self.train), torch.device("cpu"), parts=self._parts)
+        budgets, largest = [first], len(self.heaviest(kind, first)[0].tokens_T)
+        for budget in SMALLER:
+            if budget < min(largest, first):
                 smaller = len(self.heaviest(kind, budget)[0].tokens_T)
                 if smaller == largest:
                     break  # a single row
@@ -173,12 +178,15 @@ class Planner:
                 largest = smaller
         return budgets
 
+    @property
+    def _parts(self) -> int:
+        return 1 if self.train.processes == "auto" else self.train.processes
+
     def heaviest(self, kind: Kind, budget: int) -> tuple[Pack, int]:
         """The largest forest of the run, and the most in one step."""
         size = WHOLE_STEP if kind == "layerwise" else budget
         if size not in self._heaviest:
-            parts = 1 if self.train.processes == "auto" else self.train.processes
-            self._heaviest[size] = heaviest(self.rows, self.train, size, parts=parts)
+            self._heaviest[size] = heaviest(self.rows, self.train, size, parts=self._parts)
         return self._heaviest[size]
 
     def need(self, way: Way, *, tokens: int | None = None) -> Need:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from luthier.core.example import Source
 from luthier.core.sequence import Row, Sequence
+from luthier.engine.budget import TOKENS_PER_PACK
 from luthier.engine.forest import Forest, states
 from luthier.engine.loss import CHUNK
 from luthier.engine.pack import packs
-from luthier.engine.session import TOKENS_PER_PACK
 from luthier.engine.tree import Pack
 from luthier.models.device import send
 from luthier.models.model import Model

@@ -15,6 +15,7 @@ from luthier.core.events import Stepped
 from luthier.core.sequence import Per, Row, Rows
 from luthier.core.spec import TrainSpec
 from luthier.engine.ahead import Ahead, Plan, planned
+from luthier.engine.budget import WHOLE_STEP, usual
 from luthier.engine.forest import Forest
 from luthier.engine.optimiser import Optimiser
 from luthier.engine.order import Order
@@ -24,15 +25,6 @@ from luthier.engine.team import Alone, Command, Team
 from luthier.engine.tree import Pack
 from luthier.models.model import Model
 from luthier.models.recompute import recompute
-
-TOKENS_PER_PACK = 1280
-"""When nobody chose: matmuls at full rate on a CPU, and a step of 8 to 16 short rows in one forest; more costs memory (docs/log.md)."""
-
-WHOLE_STEP = 1 << 40
-"""Budget of a layerwise step: its gradients cannot wait for a second forest."""
-
-TOKENS_ON_ACCELERATOR = 8192
-"""The same on an accelerator: a hundred microseconds of launches a block hide behind matmuls of that height. Reckoned, not measured."""
 
 
 class Objective(Protocol):
@@ -86,8 +78,7 @@ class Session:
         self.order = Order(rows, train)
         self.steps = self.order.steps
         self.step = 0
-        usual = TOKENS_PER_PACK if model.device.type == "cpu" else TOKENS_ON_ACCELERATOR
-        self.budget = usual if train.tokens_per_pack == "auto" else train.tokens_per_pack
+        self.budget = usual(rows, self.order, model.device) if train.tokens_per_pack == "auto" else train.tokens_per_pack
         self.optimiser = Optimiser(method.groups(model), train)
         self.ahead = Ahead(self._plan, self.steps)
         recompute(model, train.recompute is True)

@@ -13,8 +13,8 @@ import numpy as np
 
 from luthier.core.errors import DataError
 from luthier.core.sequence import answered
+from luthier.engine.budget import TOKENS_PER_PACK
 from luthier.engine.score import score
-from luthier.engine.session import TOKENS_PER_PACK
 from luthier.models.model import Model
 
 MOST_TOKENS = 8192

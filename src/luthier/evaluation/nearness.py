@@ -21,9 +21,9 @@ from luthier.core.example import Example
 from luthier.core.files import write_json
 from luthier.core.sequence import Row, Rows
 from luthier.core.spec import EvaluateSpec
+from luthier.engine.budget import TOKENS_PER_PACK
 from luthier.engine.forest import Forest
 from luthier.engine.pack import packs
-from luthier.engine.session import TOKENS_PER_PACK
 from luthier.evaluation.evaluate import Evaluation, Progress
 from luthier.evaluation.items import Answer, Item, write_items
 from luthier.evaluation.labels import labels_of
