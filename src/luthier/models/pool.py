@@ -67,7 +67,8 @@ class Pool:
 
 
 def shape_of(config: Any) -> dict[str, int]:
-    """Layers, key-value heads and their width in a transformers config."""
+    """Layers, key-value heads and their width in a transformers config; of a network that also sees, those of the part that writes."""
+    config = config.get_text_config()
     heads = int(config.num_attention_heads)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     return {

@@ -54,6 +54,13 @@ class Crowd:
                 remedy="Ask it with `luthier evaluate`, or serve a decoder.",
                 code="not_served",
             )
+        if "words" not in model.family.GIVES:
+            raise ModelError(
+                f"{model.name} reads no words, and a request holds nothing else.",
+                where="model",
+                remedy="Ask it with `luthier predict`, or ask a model that reads texts.",
+                code="no_text",
+            )
         for path in model.linears():
             slot.place(model.network, path)
         self.model = model

@@ -56,9 +56,9 @@ class Resident:
     """
 
     def __init__(self, model: Model, *, cache_bytes: int, adapter_bytes: int, most_rows: int = MOST_ROWS) -> None:
-        places = max(1, cache_bytes // token_bytes(model.config, model.dtype))
         self.model, self.adapter_bytes = model, adapter_bytes
-        self.crowd = Crowd(model)
+        self.crowd = Crowd(model)  # first: it refuses what is not served
+        places = max(1, cache_bytes // token_bytes(model.config, model.dtype))
         self._twin = self.crowd.twin()
         self.room = Room(Pool.of(model.config, places, dtype=model.dtype, device=model.device), most_rows, whole=not self.crowd.writes)
         self.understanding = Understanding(model, places=places)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -47,6 +48,10 @@ class Understanding:
         if "next-token" not in self.model.family.GIVES:
             what = f"{self.model.name} reads texts whole and writes none."
             raise SpecError(what, where="model", remedy="Ask it for embeddings, or ask a decoder.", code="no_text")
+        if eyes := self.model.renderer.eyes:
+            asked = replace(
+                asked, logit_bias={**asked.logit_bias, eyes.id: -100.0}
+            )  # a picture's token stands for what is seen; never said
         tools = self._offered(asked)
         prompt, text = self._prompt(asked, tools)
         limit = self._limit(asked, prompt, occupied)
@@ -105,6 +110,10 @@ class Understanding:
         return left if asked.max_tokens is None else min(asked.max_tokens, left)
 
     def _fits(self, prompt: list[int], name: str, *, occupied: int = 0) -> None:
+        eyes = self.model.renderer.eyes
+        if eyes and eyes.id in prompt:  # before it stops the pass of everybody
+            what = f"{name} has {eyes.token}, which stands for a picture, and the service takes words alone."
+            raise DataError(what, remedy="Delete it from the words.", code="unsupported_media")
         left = room(self.model, prompt, name=name)
         if left <= occupied or len(prompt) + 1 > self.places:
             most = min(self.model.context - occupied, self.places)

@@ -8,7 +8,7 @@ from luthier.core.example import Message
 from luthier.inference.serving.ask import Answering, Asked, Delta, TokenInfo
 from luthier.inference.serving.ask import ToolCall as Call
 from luthier.inference.serving.ask import Usage as Used
-from luthier.server.errors import WireError, invalid
+from luthier.server.errors import WireError, invalid, printable
 from luthier.server.wire import chat as wire
 from luthier.server.wire import conversation
 from luthier.server.wire._base import ignored_by
@@ -69,7 +69,12 @@ def _content(said: str | list[conversation.ContentPart] | None, place: str) -> s
         return said or ""
     for index, part in enumerate(said):
         if part.type not in (*TEXT, "refusal") or (part.text is None and part.refusal is None):
-            raise invalid(f"Invalid '{place}.{index}': models here read text only.", param=f"{place}.{index}", code="unsupported_media")
+            raise invalid(
+                f"Invalid '{place}.{index}': a part of type {printable(part.type)!r}, and the service reads text only. "
+                "Leave it out; models that see or hear are asked with `luthier evaluate` and `luthier predict`.",
+                param=f"{place}.{index}",
+                code="unsupported_media",
+            )
     return "".join(part.text or part.refusal or "" for part in said)
 
 
