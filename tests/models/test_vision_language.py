@@ -30,6 +30,7 @@ from luthier.engine.ahead import planned
 from luthier.engine.score import score
 from luthier.engine.session import Session
 from luthier.inference.generate import generate
+from luthier.inference.stream import stream
 from luthier.methods import freeze, full, lora, prompt
 from luthier.models.families import family_of, vision_language
 from luthier.models.load import load, save
@@ -219,6 +220,21 @@ def test_answers_to_pictures_equal_transformers(make: Callable[..., Any], file: 
     (sequence,) = row.sequences
     other = Sequence(sequence.tokens, sequence.weights, apart=True, media=table(model, file)[4].sequences[0].media[1:])
     assert score(model, [sequence])[0].total != pytest.approx(score(model, [other])[0].total, rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_token_of_a_picture_is_never_written(temperature: float, make: Callable[..., Any], file: Path) -> None:
+    """However likely: there would be no picture to see behind it."""
+    model = make()
+    asked = [model.renderer.prompt_of(example) for example in examples(file)]
+    before = generate(model, asked, max_tokens=6, temperature=temperature)
+    with torch.no_grad():
+        states = model.head().weight
+        states[1] = 50 * states[before[0].tokens[0]]  # so likely as nothing else
+    found = generate(model, asked, max_tokens=6, temperature=temperature)
+    assert all(1 not in each.tokens for each in found)
+    spoken = "".join(stream(model, asked[2], max_tokens=6, temperature=temperature))
+    assert "<image>" not in spoken
 
 
 def test_lora_stands_beside_the_language_model(make: Callable[..., Any], file: Path) -> None:

@@ -95,7 +95,7 @@ def generate(
     reader = (keeper or Keeper()).reader(model, pack=max(limits, default=0) >= WORTH_PACKING)
     with _several(model, adapters) as routes:
         for rows in _batches(prompts, limits, owners, budget):
-            picker = Picker(rows, temperature=temperature, top_p=top_p, seed=seed)
+            picker = Picker(rows, temperature=temperature, top_p=top_p, seed=seed, never=unsaid(model))
             asked, theirs = [prompts[row] for row in rows], [owners[row] for row in rows]
             writing = begin(reader, asked, picker, limit=max(limits[row] for row in rows), owners=theirs, keeper=keeper, routes=routes)
             for _ in _write(writing, rows, found, limits, stop):
@@ -125,6 +125,12 @@ def check_settings(*, temperature: float, top_p: float) -> None:
         )
     if not 0 < top_p <= 1:
         raise SpecError(f"top_p = {top_p} does not do.", remedy="Choose more than 0, at most 1 (nothing cut off).", code="bad_value")
+
+
+def unsaid(model: Model) -> tuple[int, ...]:
+    """Tokens a model never writes: that of a picture stands for what is seen, and there would be none."""
+    eyes = model.renderer.eyes
+    return (eyes.id,) if eyes else ()
 
 
 def room(model: Model, prompt: Prompt, *, name: str = "the prompt") -> int:

@@ -13,10 +13,11 @@ class Picker:
         rows: numbers of the rows in the caller's list; with `seed` they decide the random numbers.
         temperature: 0 always takes the likeliest token; 1 draws from the model's own distribution.
         top_p: draw only from the smallest set of tokens that holds this share of probability (Holtzman et al. 2020, arXiv 1904.09751).
+        never: tokens that are not picked, however likely.
     """
 
-    def __init__(self, rows: list[int], *, temperature: float, top_p: float, seed: int) -> None:
-        self.temperature, self.top_p = temperature, top_p
+    def __init__(self, rows: list[int], *, temperature: float, top_p: float, seed: int, never: tuple[int, ...] = ()) -> None:
+        self.temperature, self.top_p, self.never = temperature, top_p, list(never)
         self.sources = [torch.Generator().manual_seed(_mixed(seed, row)) for row in rows] if temperature > 0 else []
 
     def pick(self, logits_BV: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,7 +29,8 @@ class Picker:
         Returns:
             int64 ``[B]`` and float32 ``[B]``.
         """
-        tokens_B = self._draw(logits_BV) if self.temperature > 0 else logits_BV.argmax(-1)
+        open_BV = logits_BV.index_fill(1, torch.tensor(self.never, device=logits_BV.device), -torch.inf) if self.never else logits_BV
+        tokens_B = self._draw(open_BV) if self.temperature > 0 else open_BV.argmax(-1)
         logprobs_B = logits_BV.gather(1, tokens_B[:, None]).squeeze(1) - logits_BV.logsumexp(-1)
         return tokens_B, logprobs_B
 

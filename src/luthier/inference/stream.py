@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from luthier.inference.generate import WORTH_PACKING, begin, check_settings, room
+from luthier.inference.generate import WORTH_PACKING, begin, check_settings, room, unsaid
 from luthier.inference.keeper import Keeper
 from luthier.inference.pick import Picker
 from luthier.models import slot
@@ -57,7 +57,8 @@ def tokens(
     """The answer's token ids without the end token, one by one. Settings are checked at once, not at the first token."""
     check_settings(temperature=temperature, top_p=top_p)
     limit = min(max_tokens, room(model, prompt))
-    return _tokens(model, prompt, limit, Picker([0], temperature=temperature, top_p=top_p, seed=seed), stop, keeper or Keeper())
+    picker = Picker([0], temperature=temperature, top_p=top_p, seed=seed, never=unsaid(model))
+    return _tokens(model, prompt, limit, picker, stop, keeper or Keeper())
 
 
 def _tokens(model: Model, prompt: list[int], limit: int, picker: Picker, stop: frozenset[int], keeper: Keeper) -> Iterator[int]:
