@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from luthier.core.errors import DataError
+from luthier.core.registry import Folder
 from luthier.jobs.run import load, tune
 from tiny_families import saved
 
@@ -97,3 +100,34 @@ def test_a_head_on_words_and_pictures_is_asked_by_hand(shades: Path, llava: Path
     assert short.said in ("bright", "dark") and short.sure == pytest.approx(long.sure, abs=1e-6)
     other, blind = asked.predict([{"image": "0.png", "text": "Which?"}, "Which?"])
     assert len({round(each.sure["dark"], 7) for each in (short, other, blind)}) == 3, "what is seen counts"
+
+
+SHOWN: dict[str, Any] = {"prompt": "<image>Which?"}
+ROWS: dict[str, dict[str, Any]] = {
+    "chat": {"messages": [{"role": "user", "content": "<image>Which?"}, {"role": "assistant", "content": "dark"}]},
+    "pairs": {**SHOWN, "chosen": "dark", "rejected": "bright"},
+    "judged": {**SHOWN, "completion": "dark", "label": True},
+}
+KINDS = {"dpo": "pairs", "orpo": "pairs", "simpo": "pairs", "reward": "pairs", "kto": "judged"}
+SAID: dict[str, dict[str, Any]] = {"grpo": {"grader": {"type": "label", "labels": ["dark", "bright"]}, "samples": 2, "max_tokens": 3}}
+
+
+@pytest.mark.parametrize("name", [name for name in Folder("luthier.objectives", "objective").names() if name != "embed"])
+def test_every_objective_learns_from_rows_with_pictures(name: str, shades: Path, llava: Path) -> None:
+    """One step of each; the gradient reaches the projector, so what is seen is learned from."""
+    kind = KINDS.get(name, "chat")
+    rows = [dict(json.loads(json.dumps(ROWS[kind])), images=[f"{n}.png"]) for n in range(12)]
+    for n, row in enumerate(rows):
+        if kind == "chat" and n % 2:
+            row["messages"][1]["content"] = "bright"
+        if kind == "judged":
+            row["label"] = n % 2 == 0
+    objective = {"name": name, **SAID.get(name, {})} | ({"teacher": str(llava)} if name == "distill" else {})
+    method = "lora" if name == "grpo" else {"name": "freeze", "frozen": [], "moving": ["model.multi_modal_projector.*"]}
+    settings = ["train.max_steps=1", "train.rows_per_step=4", "model.dtype=float32", "evaluate.rows=2", "data.valid=0.3"]
+    run = tune(written(shades, f"{name}.jsonl", rows), model=str(llava), objective=objective, method=method, settings=settings)
+    assert run.verdict
+    if name != "grpo":  # its answers may all be graded alike
+        before, after = (load_file(folder / "model.safetensors") for folder in (llava, run.files.weights))
+        (moved,) = {name.rpartition("multi_modal_projector")[1] for name, weight in after.items() if not torch.equal(weight, before[name])}
+        assert moved == "multi_modal_projector"

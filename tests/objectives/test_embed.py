@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from luthier.core.example import Source
+from luthier.core.example import Message, Source
 from luthier.core.sequence import Row
 from luthier.core.spec import TrainSpec
 from luthier.data.read import read
@@ -66,6 +67,33 @@ def test_loss_and_gradients_are_those_of_the_whole_step(tiny_model: Any, twin: A
     ours = dict(model.network.named_parameters())
     for name, p in network.named_parameters():
         if p.grad is not None and p.grad.norm() > 0:
+            assert (ours[name].grad - p.grad).norm() / p.grad.norm() < 1e-4, name
+
+
+@pytest.mark.parametrize("budget", [40, 10_000])
+def test_an_encoder_embeds_texts_it_reads_whole(tiny_encoder: Any, plain_renderer: Any, budget: int) -> None:
+    """The mean of all states but that of the closing token."""
+    model, objective = tiny_encoder(), embed.Objective(embed.Options(temperature=0.3))
+    network = type(model.network)._from_config(copy.deepcopy(model.config), attn_implementation="eager", dtype=torch.float32).eval()
+    network.load_state_dict(model.network.state_dict())
+    method = full.Method()
+    method.attach(model)
+
+    def vector(text: str) -> torch.Tensor:
+        tokens = torch.tensor([plain_renderer.prompt([Message("user", text)])])
+        return F.normalize(network(input_ids=tokens).last_hidden_state[0, :-1].mean(0), dim=-1)
+
+    anchors = torch.stack([vector(asked) for asked, _, _ in TEXTS])
+    others = torch.stack([vector(text) for _, text, _ in TEXTS] + [vector(worse) for _, _, worse in TEXTS if worse])
+    wanted = F.cross_entropy(anchors @ others.T / 0.3, torch.arange(len(TEXTS)))
+    wanted.backward()
+    rows = laid(plain_renderer, objective)
+    engine = Session(model, method, objective, rows=rows, train=TRAIN.model_copy(update={"tokens_per_pack": budget}))
+    found, _ = engine.gradient(engine._planned(list(rows), budget))
+    assert found == pytest.approx(wanted.item(), rel=1e-5)
+    ours = dict(model.network.named_parameters())
+    for name, p in network.named_parameters():
+        if p.grad is not None and p.grad.norm() > 1e-6:
             assert (ours[name].grad - p.grad).norm() / p.grad.norm() < 1e-4, name
 
 

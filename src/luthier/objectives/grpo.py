@@ -64,7 +64,7 @@ class Objective:
 
     def lay(self, rows: Rows, renderer: Renderer, answers: Answers) -> Rows:
         """Each prompt with answers of the longest kind, as planning must expect them; a step puts real ones in their place."""
-        return Expected(rows, self.options, renderer.vocab_size)
+        return Expected(rows, self.options, renderer.vocab_size, picture=renderer.eyes.id if renderer.eyes else -1)
 
     def loss(self, forest: Forest) -> Tensor:
         """Sum over the tokens of a forest."""
@@ -83,10 +83,14 @@ def advantages(grades: list[float]) -> list[float]:
 
 
 class Expected:
-    """Rows with as many and as long answers as a step may bring, of no meaning (implements `core.sequence.Rows`)."""
+    """Rows with as many and as long answers as a step may bring, of no meaning (implements `core.sequence.Rows`).
 
-    def __init__(self, rows: Rows, options: Options, vocabulary: int) -> None:
-        self.rows, self.options, self.vocabulary = rows, options, vocabulary
+    Args:
+        picture: the token that stands for one, which no answer has; -1 where there is none.
+    """
+
+    def __init__(self, rows: Rows, options: Options, vocabulary: int, *, picture: int = -1) -> None:
+        self.rows, self.options, self.vocabulary, self.picture = rows, options, vocabulary, picture
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -101,6 +105,7 @@ class Expected:
 
     def _answered(self, prompt: list[int], number: int) -> Sequence:
         answer = ((np.arange(self.options.max_tokens) + 1) * (number + 1)) % self.vocabulary
+        answer[answer == self.picture] = 0
         return sampled(prompt, answer.tolist(), advantage=0.0)
 
 

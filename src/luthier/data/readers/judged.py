@@ -1,5 +1,5 @@
 """One answer, judged good or bad: ``{"prompt": ..., "completion": ..., "label": true}``, or a conversation with ``label`` (or
-``kto_tag``) beside it, whose last answer is judged.
+``kto_tag``) beside it, whose last answer is judged. ``images`` beside it stand where the prompt says ``<image>``.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from typing import Any
 
 from luthier.core.example import Example, Message, Source
 from luthier.data.readers._findings import Findings
-from luthier.data.readers._messages import messages, tools
+from luthier.data.readers._messages import messages, tools, with_media
 from luthier.data.readers._turns import turns
 
 TALKS = ("messages", "conversations")
 PROMPTS = ("prompt", "question", "instruction", "query")
 ANSWERS = ("completion", "response", "answer", "output")
-KNOWN = frozenset({*TALKS, *PROMPTS, *ANSWERS, "input", "system", "tools", "label", "kto_tag"})
+KNOWN = frozenset({*TALKS, *PROMPTS, *ANSWERS, "input", "system", "tools", "label", "kto_tag", "images", "audios"})
 SHAPE = "one answer and a label of true or false"
 
 
@@ -36,6 +36,7 @@ def example(row: dict[str, Any], source: Source, findings: Findings) -> Example 
         findings.wrong_type("kto_tag" if "kto_tag" in row else "label", "true or false", good)
     read = Example(source, "judged", label="good" if good else "bad", tools=tools(row.get("tools"), "tools", findings))
     answer = _talk(row, read, findings) if any(name in row for name in TALKS) else _pair(row, read, findings)
+    with_media(read.messages, row, findings)
     if good:
         read.chosen = answer
     else:

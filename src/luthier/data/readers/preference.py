@@ -1,7 +1,8 @@
 """Two answers to one prompt, one better: OpenAI's ``input / preferred_output / non_preferred_output``, or ``chosen / rejected``.
 
 ``chosen`` and ``rejected`` are texts (with a prompt beside them, or as whole dialogues with ``Human:`` and ``Assistant:``), ShareGPT turns
-(with ``conversations`` beside them), or lists of messages (with ``prompt``, or beginning alike).
+(with ``conversations`` beside them), or lists of messages (with ``prompt``, or beginning alike). ``images`` beside them
+stand where the prompt says ``<image>``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from luthier.core.example import Example, Message, Source
 from luthier.data.readers._findings import Findings
-from luthier.data.readers._messages import messages, tools
+from luthier.data.readers._messages import messages, tools, with_media
 from luthier.data.readers._turns import turns
 
 KNOWN = frozenset(
@@ -27,6 +28,8 @@ KNOWN = frozenset(
         "system",
         "conversations",
         "tools",
+        "images",
+        "audios",
     }
 )
 SHAPE = "chosen and rejected (or preferred_output and non_preferred_output)"
@@ -51,6 +54,7 @@ def example(row: dict[str, Any], source: Source, findings: Findings) -> Example 
         _turns(row, read, findings)
     if isinstance(row.get("system"), str) and row["system"].strip():
         read.messages.insert(0, Message("system", row["system"]))
+    with_media(read.messages, row, findings)
     return None if findings.errors else read
 
 
