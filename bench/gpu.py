@@ -46,9 +46,10 @@ SHAPES: dict[str, dict[str, Any]] = {
 """Values of the models' own ``config.json``; ``toy`` is for the smoke run."""
 
 CONTENDERS = {
-    "ours": "the engine as it is",
-    "ours-dense": "attention as one torch SDPA call under a T x T mask instead of FlexAttention",
-    "ours-eager": "without compiled blocks and lean modules",
+    "ours": "the engine as it is in a long run: blocks compiled",
+    "ours-plain": "blocks as they are written: not compiled",
+    "ours-dense": "not compiled, attention as one torch SDPA call under a T x T mask instead of FlexAttention",
+    "ours-eager": "not compiled, without lean modules",
     "trl": "TRL with PEFT, micro-batches of 16, padding to the longest, SDPA",
     "trl-free": "TRL, padding-free (wants flash_attn), liger where it is installed",
     "unsloth": "Unsloth's own LoRA with TRL's trainer",
@@ -187,7 +188,7 @@ def ours(asked: argparse.Namespace, shape: str, contender: str, device: Any) -> 
     method = lora.Method(lora.Options(rank=RANK, alpha=2 * RANK))
     method.attach(model, seed=0)
     numbers = {"epochs": 1, "rows_per_step": asked.rows, "learning_rate": RATE, "schedule": "constant", "warmup": 0, "shuffle": False}
-    train = TrainSpec(**numbers, tokens_per_pack=asked.pack or "auto")
+    train = TrainSpec(**numbers, tokens_per_pack=asked.pack or "auto", compile=contender == "ours" and device.type == "cuda")
 
     def run(rows: list[tuple[np.ndarray, int]]) -> tuple[list[float], list[float]]:
         planted = [

@@ -7,6 +7,7 @@ import torch
 
 from luthier.core.errors import ResultError, StorageError
 from luthier.core.spec import TrainSpec
+from luthier.engine.pack import packs
 from luthier.engine.rehearsal import rehearse
 from luthier.engine.session import Session
 from luthier.methods import full, lora
@@ -43,25 +44,88 @@ def test_it_foresees(session, tmp_path):
     assert re.match(r"\d+ steps, about .*; memory up to .* of .*; disk .* free; \d+% of the tokens are shared beginnings\.", str(forecast))
 
 
-def test_too_little_memory_for_the_longest_row_is_refused(session, tmp_path, monkeypatch):
-    peaks = iter([1_000_000_000, 1_100_000_000])
-    monkeypatch.setattr("luthier.engine.rehearsal._try", lambda *_: (0.001, next(peaks)))
+class Fixed:
+    """Memory of which the process has nothing yet; each reset is followed by the next of these peaks, the last of them for ever."""
+
+    def __init__(self, free, *peaks):
+        self.room, self.peaks = free, list(peaks)
+
+    def free(self):
+        return self.room
+
+    def taken(self):
+        return 0
+
+    def reset(self):
+        pass
+
+    def peak(self):
+        return self.peaks.pop(0) if len(self.peaks) > 1 else self.peaks[0]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Forests may be as small as 16 tokens, so that probes of 16 and 32 differ."""
     monkeypatch.setattr("luthier.engine.rehearsal.SMALLEST", 16)
-    monkeypatch.setattr("luthier.engine.rehearsal.resident", lambda: 0)
+
+
+@pytest.mark.usefixtures("small")
+def test_too_little_memory_for_the_longest_row_is_refused(session, tmp_path):
+    gauge = Fixed(2**30, *(1_000_000_000, 1_100_000_000) * 2)  # recomputed blocks take as much
     with pytest.raises(ResultError, match=r"The longest row has \d+ tokens, but memory \(1\.0 GiB\) is enough for about 0 at once\."):
-        rehearse(session, folder=tmp_path, available=lambda: 2**30)
+        rehearse(session, folder=tmp_path, gauge=gauge)
 
 
-def test_little_memory_makes_smaller_forests(session, tmp_path, monkeypatch):
-    import luthier.engine.rehearsal as room
+@pytest.mark.usefixtures("small")
+def test_little_memory_makes_smaller_forests(session, tmp_path):
+    gauge = Fixed(8_000_000, 1_000_000, 1_160_000)  # 10 kB a token between 16 and 32 tokens
+    forecast = rehearse(session, folder=tmp_path, gauge=gauge)
+    assert forecast.tokens_per_pack == 620
+    assert forecast.changes == ["tokens_per_pack 1,280 -> 620, so that the run fits into 8 MiB of memory."]
+    assert not forecast.recompute
 
-    real, peaks = room._try, iter([1_000_000, 1_160_000])  # 10 kB a token between 16 and 32 tokens
-    monkeypatch.setattr(room, "_try", lambda s, pack: (0.001, next(peaks)) if len(pack.tokens_T) <= 32 else real(s, pack))
-    monkeypatch.setattr(room, "SMALLEST", 16)
-    monkeypatch.setattr(room, "resident", lambda: 0)
-    forecast = rehearse(session, folder=tmp_path, available=lambda: 4_000_000)
-    assert forecast.tokens_per_pack == 260
-    assert forecast.changes == ["tokens_per_pack 1,280 -> 260, so that the run fits into 4 MiB of memory."]
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("said", ["auto", False])
+def test_before_forests_become_small_blocks_are_computed_again(session, tmp_path, said):
+    session.train = TRAIN.model_copy(update={"recompute": said})
+    gauge = Fixed(4_000_000, 1_000_000, 1_160_000, 1_000_000, 1_016_000)  # 10 kB a token, and 1 kB after that
+    if said == "auto":
+        forecast = rehearse(session, folder=tmp_path, gauge=gauge)
+        assert (forecast.tokens_per_pack, forecast.recompute) == (1280, True)
+        assert forecast.changes == ["recompute false -> true, as memory is 4 MiB."]
+        assert all(type(block.forward).__name__ == "Again" for block in session.model.blocks())
+    else:
+        forecast = rehearse(session, folder=tmp_path, gauge=gauge)
+        assert (forecast.tokens_per_pack, forecast.recompute) == (260, False)
+
+
+def test_a_forest_that_does_not_fit_all_the_same_is_halved(session, tmp_path, monkeypatch):
+    real = Session.loss
+
+    def short(self, pack, **more):
+        if len(pack.tokens_T) > 400:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, pack, **more)
+
+    monkeypatch.setattr(Session, "loss", short)
+    whole = max(len(pack.tokens_T) for pack in packs(list(session.rows), 1280))
+    assert whole > 400
+    forecast = rehearse(session, folder=tmp_path)
+    assert forecast.tokens_per_pack == whole // 2
+    assert forecast.changes == [f"tokens_per_pack 1,280 -> {whole // 2}: the larger forest did not fit into memory."]
+    assert all(not gradient.any() for gradient in session.optimiser.gradients())
+
+
+def test_memory_that_holds_no_forest_at_all_is_told(session, tmp_path, monkeypatch):
+    def never(self, pack, **more):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("luthier.engine.rehearsal._fitting", lambda *_: 1280)
+    monkeypatch.setattr(Session, "loss", never)
+    with pytest.raises(ResultError, match="the smallest that holds the longest row, does not fit into memory") as caught:
+        rehearse(session, folder=tmp_path)
+    assert caught.value.code == "memory_short"
 
 
 def test_too_little_disk_is_refused(session, tmp_path, monkeypatch):

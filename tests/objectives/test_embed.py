@@ -72,7 +72,7 @@ def test_loss_and_gradients_are_those_of_the_whole_step(tiny_model: Any, twin: A
 
 @pytest.mark.parametrize("budget", [40, 10_000])
 def test_an_encoder_embeds_texts_it_reads_whole(tiny_encoder: Any, plain_renderer: Any, budget: int) -> None:
-    """The mean of all states but that of the closing token."""
+    """The mean of all states, as sentence encoders and the service have it."""
     model, objective = tiny_encoder(), embed.Objective(embed.Options(temperature=0.3))
     network = type(model.network)._from_config(copy.deepcopy(model.config), attn_implementation="eager", dtype=torch.float32).eval()
     network.load_state_dict(model.network.state_dict())
@@ -81,7 +81,7 @@ def test_an_encoder_embeds_texts_it_reads_whole(tiny_encoder: Any, plain_rendere
 
     def vector(text: str) -> torch.Tensor:
         tokens = torch.tensor([plain_renderer.prompt([Message("user", text)])])
-        return F.normalize(network(input_ids=tokens).last_hidden_state[0, :-1].mean(0), dim=-1)
+        return F.normalize(network(input_ids=tokens).last_hidden_state[0].mean(0), dim=-1)
 
     anchors = torch.stack([vector(asked) for asked, _, _ in TEXTS])
     others = torch.stack([vector(text) for _, text, _ in TEXTS] + [vector(worse) for _, _, worse in TEXTS if worse])

@@ -22,7 +22,7 @@ class Sequence:
     Attributes:
         tokens: int32 ``[T]`` token ids.
         weights: float32 ``[T]``; ``weights[t]`` is how much predicting ``tokens[t]`` from what precedes it counts. 0 = read only.
-            ``weights[0]`` is always 0: nothing precedes it.
+            ``weights[0]`` is 0, as nothing precedes it; where rows are read whole, 1 reads the last token's state, which nothing follows.
         part: what this path is within its row: empty, or ``chosen`` / ``rejected`` for a preference pair.
         beside: what else is known of its learned tokens, by name: arrays whose first axis runs over them, in order. A reference's
             log-probabilities, a class.

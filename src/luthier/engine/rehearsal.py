@@ -9,7 +9,6 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,22 @@ import torch
 from luthier.core.errors import ResultError, StorageError
 from luthier.core.sequence import Row
 from luthier.engine import checkpoint
+from luthier.engine.compiling import choose
 from luthier.engine.pack import packs
 from luthier.engine.probe import heaviest
 from luthier.engine.session import Session
 from luthier.engine.tree import Pack
-from luthier.models.machine import memory, resident
+from luthier.models.gauge import Gauge, gauge_of
+from luthier.models.recompute import recompute
 
 MARGIN = 0.9
 """Share of the available memory a run may plan with: other programs breathe too."""
 
 SMALLEST = 128
 """Forests are not made smaller than this: below it every matmul is too thin to be worth having."""
+
+SMALL = 4
+"""Before forests become so many times smaller than usual, blocks are computed again in backward: a third more work, far less memory."""
 
 SAMPLED_STEPS = 8
 """Steps looked at for the forecast of time."""
@@ -44,7 +48,8 @@ class Forecast:
         peak_bytes: largest memory of the process. available_bytes: what it could have.
         disk_bytes: checkpoints and result together. free_bytes: room in the run's folder.
         tokens_per_pack: forest size chosen. shared: share of the true tokens that need not be computed because rows begin alike.
-        changes: sentences, one for each thing changed.
+        recompute: whether blocks are computed again in backward. compiled: whether they run compiled.
+        compiling: why, where there was a choice. changes: sentences, one for each thing changed.
     """
 
     steps: int
@@ -55,6 +60,9 @@ class Forecast:
     free_bytes: int
     tokens_per_pack: int
     shared: float
+    recompute: bool = False
+    compiled: bool = False
+    compiling: str = ""
     changes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -73,36 +81,42 @@ def rehearse(
     *,
     folder: Path,
     looks: int = 0,
-    available: Callable[[], int] = lambda: memory()[1],
+    gauge: Gauge | None = None,
 ) -> Forecast:
     """Try everything a run will do once, before anything is spent.
 
     Args:
         folder: where the run will write; a temporary folder in it is used and removed.
         looks: held-out evaluations planned during the run.
-        available: bytes of memory that may still be taken; replaced in tests.
+        gauge: of the memory it must fit into; that of the model's device if left out.
 
     Raises:
         ResultError: the longest row does not fit into memory; the loss is not finite; a checkpoint does not come back equal.
         StorageError: the folder cannot be written or has too little room.
     """
-    room = available() + resident()
+    gauge = gauge or gauge_of(session.model.device)
+    room = gauge.free() + gauge.taken()
     _, forests = heaviest(session.rows, session.train, session.step_budget, parts=session.team.size)
     session.optimiser.expect(forests)
-    changes = _fit_memory(session, room)
-    seconds_per_token, peak = _try(session, _heaviest(session))
+    changes, again = _fit_memory(session, room, gauge)
+    heavy, seconds_per_token, peak = _try_heaviest(session, gauge, changes)
     pending = session.optimiser.pending_bytes()
     size = _try_checkpoint(session, folder) + pending
     laid, true = _sizes(session)
+    tokens = laid * session.steps + looks * _tokens_of_look(session)
+    choice = choose(session, seconds_per_token, tokens, lambda: _try(session, heavy, gauge)[0])
     forecast = Forecast(
         steps=session.steps,
-        seconds=seconds_per_token * (laid * session.steps + looks * _tokens_of_look(session)),
+        seconds=choice.seconds_per_token * tokens,
         peak_bytes=peak + pending,
         available_bytes=room,
         disk_bytes=size * (checkpoint.KEPT + 2),
         free_bytes=shutil.disk_usage(folder).free,
         tokens_per_pack=session.budget,
         shared=1 - laid / true,
+        recompute=again,
+        compiled=choice.compiled,
+        compiling=choice.told,
         changes=changes,
     )
     if forecast.disk_bytes > forecast.free_bytes:
@@ -115,24 +129,37 @@ def rehearse(
     return forecast
 
 
-def _fit_memory(session: Session, room: int) -> list[str]:
-    """Choose the forest size that memory allows, from a probe of a small one."""
+def _fit_memory(session: Session, room: int, gauge: Gauge) -> tuple[list[str], bool]:
+    """Forests as large as memory allows, and blocks computed again in backward where forests would be small.
+
+    Returns:
+        what was changed, and whether blocks are computed again.
+    """
     longest = max((sum(len(s.tokens) for s in row.sequences) for row in _longest_rows(session, 1)), default=1)
-    small = packs(_longest_rows(session, 1), session.budget)[0]
-    _, base = _try(session, small.beginning(SMALLEST))
-    _, more = _try(session, small.beginning(2 * SMALLEST))
-    per_token = max(more - base, 0) / max(1, min(len(small.tokens_T), 2 * SMALLEST) - min(len(small.tokens_T), SMALLEST))
-    fits = int((room * MARGIN - base) / per_token) if per_token > 0 else session.budget
+    changes, again, fits = [], session.train.recompute is True, _fitting(session, room, gauge)
+    if fits < max(longest, session.budget // SMALL) and session.train.recompute == "auto":
+        recompute(session.model, True)
+        changes, again, fits = [f"recompute false -> true, as memory is {_size(room)}."], True, _fitting(session, room, gauge)
     if fits >= session.budget:
-        return []
-    if fits < min(longest, SMALLEST) or fits < longest:
+        return changes, again
+    if fits < longest:
         raise ResultError(
             f"The longest row has {longest:,} tokens, but memory ({_size(room)}) is enough for about {max(fits, 0):,} at once.",
             remedy="Use a smaller model, a smaller model.context with data.too_long: split, or a machine with more memory.",
             code="memory_short",
         )
     before, session.budget = session.budget, max(SMALLEST, fits)
-    return [f"tokens_per_pack {before:,} -> {session.budget:,}, so that the run fits into {_size(room)} of memory."]
+    return [*changes, f"tokens_per_pack {before:,} -> {session.budget:,}, so that the run fits into {_size(room)} of memory."], again
+
+
+def _fitting(session: Session, room: int, gauge: Gauge) -> int:
+    """Tokens of a forest that fits, from two probes of small ones; the usual number where more would."""
+    row = packs(_longest_rows(session, 1), session.budget)[0]
+    small, larger = row.beginning(SMALLEST), row.beginning(2 * SMALLEST)
+    _, base = _try(session, small, gauge)
+    _, more = _try(session, larger, gauge)
+    per_token = max(more - base, 0) / max(1, len(larger.tokens_T) - len(small.tokens_T))
+    return min(session.budget, int((room * MARGIN - base) / per_token)) if per_token > 0 else session.budget
 
 
 def _longest_rows(session: Session, tokens: int) -> list[Row]:
@@ -155,15 +182,33 @@ def _heaviest(session: Session) -> Pack:
     return max(packs(_longest_rows(session, session.budget), session.budget), key=lambda pack: (len(pack.tokens_T), len(pack.rows_N)))
 
 
-def _try(session: Session, pack: Pack) -> tuple[float, int]:
+def _try_heaviest(session: Session, gauge: Gauge, changes: list[str]) -> tuple[Pack, float, int]:
+    """`_try` the heaviest forest; where an accelerator's memory gives way all the same, one of half its size."""
+    while True:
+        heavy = _heaviest(session)
+        try:
+            return heavy, *_try(session, heavy, gauge)
+        except torch.OutOfMemoryError as error:
+            session.optimiser.forget()
+            before, session.budget = session.budget, len(heavy.tokens_T) // 2
+            if session.budget < max(SMALLEST, sum(len(s.tokens) for s in _longest_rows(session, 1)[0].sequences)):
+                raise ResultError(
+                    f"A forest of {len(heavy.tokens_T):,} tokens, the smallest that holds the longest row, does not fit into memory.",
+                    remedy="Use a smaller model, a packed base (model.dtype: nf4), or a smaller model.context with data.too_long: split.",
+                    code="memory_short",
+                ) from error
+            changes.append(f"tokens_per_pack {before:,} -> {session.budget:,}: the larger forest did not fit into memory.")
+
+
+def _try(session: Session, pack: Pack, gauge: Gauge) -> tuple[float, int]:
     """Forward and backward of one forest, twice, and forget the gradient.
 
     Returns:
-        seconds per token of the second time, and the peak memory of the process in bytes.
+        seconds per token of the second time, and the peak of memory in bytes.
     """
     session.model.network.train()
     seconds = 0.0
-    _reset_peak()
+    gauge.reset()
     for _ in range(2):
         start = time.perf_counter()
         torch.manual_seed(0)
@@ -178,7 +223,7 @@ def _try(session: Session, pack: Pack) -> tuple[float, int]:
             loss.backward()
             session.optimiser.forget()
         seconds = time.perf_counter() - start
-    return seconds / len(pack.tokens_T), _peak()
+    return seconds / len(pack.tokens_T), gauge.peak()
 
 
 def _try_checkpoint(session: Session, folder: Path) -> int:
@@ -213,24 +258,6 @@ def _tokens_of_look(session: Session) -> float:
         return 0.0
     some = [session.valid[i] for i in range(min(len(session.valid), 64))]
     return len(session.valid) / len(some) * sum(len(pack.tokens_T) for pack in packs(some, session.budget)) / 3
-
-
-def _reset_peak() -> None:
-    """Linux forgets the high-water mark when asked; elsewhere it stays the highest so far, which only overestimates."""
-    try:
-        with open("/proc/self/clear_refs", "w") as ask:
-            ask.write("5")
-    except OSError:
-        pass
-
-
-def _peak() -> int:
-    """High-water mark of resident memory, in bytes."""
-    try:
-        with open("/proc/self/status") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        return resident()
 
 
 def _size(count: float) -> str:

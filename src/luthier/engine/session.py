@@ -25,6 +25,7 @@ from luthier.engine.team import Alone, Command, Team
 from luthier.engine.tree import Pack
 from luthier.models.model import Model
 from luthier.models.recompute import recompute
+from luthier.models.regional import compile_blocks
 
 
 class Objective(Protocol):
@@ -82,6 +83,7 @@ class Session:
         self.optimiser = Optimiser(method.groups(model), train)
         self.ahead = Ahead(self._plan, self.steps)
         recompute(model, train.recompute is True)
+        compile_blocks(model, train.compile is True)
         self.team: Alone | Team = Alone()
         self.rollouts: Rollouts | None = None
 

@@ -130,7 +130,9 @@ def dress_rehearsal(training: Training, *, foreseen: int = 0, listen: Listener) 
         )
     if train.group_prefixes:
         listen(compared(session.rows, session.order, forecast.tokens_per_pack))
-    update = {"tokens_per_pack": forecast.tokens_per_pack}
+    if forecast.compiling:
+        listen(Note(forecast.compiling))
+    update = {"tokens_per_pack": forecast.tokens_per_pack, "recompute": forecast.recompute, "compile": forecast.compiled}
     training.spec = training.spec.model_copy(update={"train": train.model_copy(update=update)})
     return training
 

@@ -17,11 +17,11 @@ from luthier.models.model import Model
 def recompute(model: Model, on: bool) -> None:
     """Let every block of `model` compute itself again in backward, or not. Answers and gradients stay the same."""
     for block in model.blocks():
-        plain = block.forward.plain if isinstance(block.forward, _Again) else block.forward
-        block.forward = _Again(plain) if on else plain
+        plain = block.forward.plain if isinstance(block.forward, Again) else block.forward
+        block.forward = Again(plain) if on else plain
 
 
-class _Again:
+class Again:
     """A block's forward, run again in backward where a gradient is wanted. The sight goes along as it is: it is planned once."""
 
     def __init__(self, plain: Callable[..., Any]) -> None:

@@ -114,7 +114,7 @@ class Texts:
 
 
 def worded(renderer: Renderer, text: str, part: str, media: tuple[str, ...] = ()) -> Sequence:
-    """A text whose every state is read, those of its pictures too; the token behind the last gives that state its place in the list.
+    """A text whose every state is read, those of its pictures too; behind a decoder's last word an end token gives that state its place.
 
     Raises:
         DataError: its words hold a picture's token (``unrendered``), or the model reads something else than words.
@@ -124,5 +124,5 @@ def worded(renderer: Renderer, text: str, part: str, media: tuple[str, ...] = ()
         text = renderer.eyes.among(text, len(media))
     tokens = renderer.prompt([Message("user", text)]) if whole else [*renderer.parts.prefix, *renderer.encode(text), renderer.end_token]
     weights = np.ones(len(tokens), np.float32)
-    weights[0] = 0
+    weights[0] = whole  # nothing stands behind the closing token of a row that is read whole: its state is read here
     return Sequence(np.array(tokens, np.int32), weights, part, apart=whole or bool(media), media=media)
