@@ -146,24 +146,19 @@ def banking(name: str) -> list[dict[str, str]]:
     return [{"prompt": row["text"], "completion": row["category"].replace("_", " ")} for row in table(DATA / "ft_banking77" / name)]
 
 
-RATES = {"lora": 1e-3}
-"""With a head of 77 classes the usual 3e-3 is at the edge: the loss first rises above that of guessing, and two seeds of ours ended at 18
-and 46 % accuracy, PEFT's at 55 and 50. At 1e-3 they end at 53 and 55, and 56."""
-
-
 def banking77(cell: Cell) -> dict[str, float]:
     """One of 77 intents of a bank's customers, by a head on luthier-mini."""
     test = drawn(banking("test.csv"), cell.count(1000), 0)
     rows = drawn(banking("train.csv"), cell.count(2000), cell.seed)
     labels = sorted({row["completion"] for row in [*rows, *test]})
     passes = 20 if cell.method == "head" else 2  # a pass over kept states costs next to nothing; the rival runs the network in each
-    train, rate = {"epochs": passes, "rows_per_step": 16}, RATES.get(cell.method, 0.0)
+    train = {"epochs": passes, "rows_per_step": 16}
     if cell.theirs:
         learned, unseen = (jobs.labelled(file, labels) for file in files(cell, rows, test))
-        theirs = rival(cell, "banking77", **train, rate=rate, rows=learned, test=unseen, classes=len(labels))
+        theirs = rival(cell, "banking77", **train, rows=learned, test=unseen, classes=len(labels))
         return agreed([row["labels"] for row in unseen], theirs.pop("said")) | theirs | {"pass_seconds": theirs["seconds"] / passes}
     objective = {"name": "predict", "kind": "class", "labels": labels}
-    found = tuned(cell, rows, test, method=cell.way, objective=objective, train={**train, "learning_rate": rate or "auto"})
+    found = tuned(cell, rows, test, method=cell.way, objective=objective, train=train)
     pass_seconds = found.numbers["seconds"] / passes
     return found.numbers | {"pass_seconds": pass_seconds} | classified(found, cell.place / "run-held-out.jsonl")
 

@@ -47,7 +47,7 @@ def run(
         "seed": seed,
         "epochs": epochs,
         "rows_per_step": rows_per_step,
-        "rate": rate or rates()[way].at(load.load(base).num_parameters) * share,
+        "rate": rate or rates()[way].at(load.load(base).num_parameters, headed=work == "banking77") * share,
         "warmup_steps": math.ceil(0.05 * steps),
     }
     file = place / "job.json"

@@ -252,6 +252,21 @@ def test_bytes_follow_fp32_on_a_real_model(shared):
     assert (curves[0] - curves[1]).abs().max() < 0.05 * fell
 
 
+# --- groups --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw8bit", "layerwise"])
+def test_a_group_takes_no_more_than_its_most(kind):
+    free, held = (nn.Parameter(torch.zeros(600)) for _ in range(2))
+    groups = [ParameterGroup("free", [("free", free)]), ParameterGroup("held", [("held", held)], rate=2.0, most=0.01)]
+    optimiser = Optimiser(groups, TRAIN.model_copy(update={"learning_rate": 0.1, "optimiser": kind, "weight_decay": 0.0}))
+    optimiser.begin(0.5, clip=1e9)
+    (free.sum() + held.sum()).backward()
+    optimiser.step(0.5, norm=optimiser.norm(), clip=1e9)
+    assert torch.allclose(free, torch.full_like(free, -0.1 * 0.5), rtol=1e-3), "AdamW's first step is the rate"
+    assert torch.allclose(held, torch.full_like(held, -0.01 * 0.5), rtol=1e-3)
+
+
 # --- recomputing -------------------------------------------------------------------
 
 

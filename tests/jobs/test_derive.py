@@ -85,6 +85,13 @@ def test_full_tuning_takes_a_tenth_and_large_models_less() -> None:
     assert 1e-4 <= rates[-1] <= rates[2] <= 2e-4
 
 
+@pytest.mark.parametrize(("method", "rate"), [("lora", 1e-3), ("prefix", 1e-2), ("full", 3e-4), ("head", 1e-2)])
+def test_beside_a_new_head_some_methods_take_less(method: str, rate: float) -> None:
+    spec, notes = derive(Spec.parse({"method": method, "objective": {"name": "predict", "kind": "class", "labels": ["a", "b"]}}), DESK)
+    assert spec.train.learning_rate == rate
+    assert any(f"{method} on a 8 M model, beside a new head" in note.text for note in notes)
+
+
 def test_answers_have_room_but_not_more_than_the_model() -> None:
     assert derive(Spec(), DESK)[0].evaluate.max_tokens == 76
     assert derive(Spec(), replace(DESK, longest_answer=2000))[0].evaluate.max_tokens == 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from luthier.engine.ahead import planned
 from luthier.engine.beside import Beside, observed
 from luthier.engine.forest import STATE, Forest
 from luthier.engine.session import Session
-from luthier.methods import full, lora
+from luthier.methods import full, head, lora
 from luthier.methods._headed import Headed
 from luthier.models.predictor import Meaning, Predictor
 from luthier.objectives import predict
@@ -58,6 +59,13 @@ def headed(model: Any, objective: predict.Objective, method: Any) -> Headed:
     assert objective.meaning is not None
     model.predictor = Predictor(32, objective.meaning, seed=5)
     return Headed(method)
+
+
+@pytest.mark.parametrize(("kind", "most"), [(lora, 3e-3), (head, math.inf)])
+def test_a_head_whose_states_move_takes_small_steps(tiny_model: Any, kind: Any, most: float) -> None:
+    model = tiny_model()
+    objective = settled(rows_of(model.renderer, SAID["class"]), model.renderer, kind="class")
+    assert headed(model, objective, kind.Method()).groups(model)[-1].most == most
 
 
 def naive(kind: str, z: torch.Tensor, text: str, objective: predict.Objective) -> torch.Tensor:

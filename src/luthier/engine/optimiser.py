@@ -149,7 +149,7 @@ class Optimiser:
             flat.load_state({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
 
     def _rate(self, flat: Flat, share: float) -> float:
-        return self.rate * share * flat.group.rate
+        return min(self.rate * flat.group.rate, flat.group.most) * share
 
     def _gathered(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Gradients that lie in no flat sum."""

@@ -12,6 +12,7 @@ from typing import Any
 from luthier.core.errors import SpecError
 from luthier.core.events import Note
 from luthier.core.spec import Spec, TrainSpec
+from luthier.jobs import specs
 from luthier.jobs.rates import rates
 
 EPOCHS = {"draft": 1.0, "good": 3.0, "best": 5.0}
@@ -188,9 +189,11 @@ class _Derivation:
 def usual_rate(spec: Spec, *, parameters: int, objective_rate: float) -> tuple[float, str]:
     """The learning rate where nobody says one, and why: it depends on method and objective, and on the size of the base."""
     name = spec.method.name
-    rate = objective_rate * rates().get(name, rates()["lora"]).at(parameters)
+    headed = specs.OBJECTIVES.load(spec.objective.name).Objective.meaning is not None
+    rate = objective_rate * rates().get(name, rates()["lora"]).at(parameters, headed=headed)
     less = "" if objective_rate == 1 else f", {objective_rate:g} of it for {spec.objective.name}"
-    return rate, f"{name} on a {_millions(parameters)} model{less}"
+    beside = ", beside a new head" if headed else ""
+    return rate, f"{name} on a {_millions(parameters)} model{beside}{less}"
 
 
 def _millions(parameters: int) -> str:

@@ -17,12 +17,15 @@ class Rates(Strict):
     """Parameters of the base below which the rate of the same place holds; the last is infinite."""
     rate: list[float]
     """Highest learning rate of the schedule."""
+    headed: list[float] | None = None
+    """The same beside a new head, where that differs: its gradients are large before it knows anything."""
     source: str
     """Where the numbers come from."""
 
-    def at(self, parameters: int) -> float:
+    def at(self, parameters: int, *, headed: bool = False) -> float:
         """The rate for a base of so many parameters."""
-        return next(rate for below, rate in zip(self.below, self.rate, strict=True) if parameters < below)
+        rates = self.headed if headed and self.headed else self.rate
+        return next(rate for below, rate in zip(self.below, rates, strict=True) if parameters < below)
 
 
 @cache
@@ -36,10 +39,14 @@ def table() -> str:
     """The same for people, as Markdown."""
     lines = ["| method | learning rate by parameters of the base | from |", "|---|---|---|"]
     for method, known in rates().items():
-        steps = zip(known.below, known.rate, strict=True)
-        said = ", ".join(f"{rate:g}" if math.isinf(below) else f"{rate:g} below {_size(below)}" for below, rate in steps)
+        said = _steps(known.below, known.rate) + (f"; beside a new head {_steps(known.below, known.headed)}" if known.headed else "")
         lines.append(f"| `{method}` | {said} | {known.source} |")
     return "\n".join(lines)
+
+
+def _steps(below: list[float], rates: list[float]) -> str:
+    steps = zip(below, rates, strict=True)
+    return ", ".join(f"{rate:g}" if math.isinf(limit) else f"{rate:g} below {_size(limit)}" for limit, rate in steps)
 
 
 def _size(parameters: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -15,7 +16,7 @@ class ParameterGroup:
         name: stable, for checkpoints, e.g. ``lora.B``.
         parameters: with their stable names.
         rate: multiplies the learning rate. decay: weight decay applies.
-        begins: share of the run before which they stand still and get no gradient.
+        begins: share of the run before which they stand still and get no gradient. most: the highest rate they ever take.
     """
 
     name: str
@@ -23,3 +24,4 @@ class ParameterGroup:
     rate: float = 1.0
     decay: bool = False
     begins: float = 0.0
+    most: float = math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from luthier.models.predictor import FOLDER, Predictor
 
 PREFIX = "predictor."
 
+MOST = 3e-3
+"""Highest learning rate of a head whose states move: methods of few weights take ten times that, and a head that follows them runs wild. Of
+luthier-mini's 77 intents of banking77 ia3 then learned 49 % instead of 37, prompt 22 instead of 9 (1e-2: 49 and 15)."""
+
 
 class Headed:
     """Any method, with the model's predictor beside what it moves; offers what a method offers."""
@@ -30,9 +35,10 @@ class Headed:
         return getattr(self.method, name)  # whatever else a method has is its own
 
     def groups(self, model: Model) -> list[ParameterGroup]:
-        """What the method moves, and the head."""
+        """What the method moves, and the head, which then takes no more than `MOST`."""
         own = [(PREFIX + name, p) for name, p in _predictor(model).named_parameters()]
-        return [*self.method.groups(model), ParameterGroup("predictor", own)]
+        groups = self.method.groups(model)
+        return [*groups, ParameterGroup("predictor", own, most=MOST if groups else math.inf)]
 
     def state(self, model: Model) -> dict[str, Tensor]:
         """Exactly what moves."""
