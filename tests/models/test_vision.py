@@ -133,7 +133,7 @@ def test_it_learns_and_is_saved_for_others_to_load(method: Any, make: Callable[.
     objective = asked(found, model.renderer)
     method.attach(model, seed=0)
     model.predictor = Predictor(32, objective.meaning, seed=5)  # type: ignore[arg-type]
-    train = TRAIN.model_copy(update={"epochs": 20, "learning_rate": 1e-2})
+    train = TRAIN.model_copy(update={"epochs": 40, "learning_rate": 1e-2})
     session = Session(model, Headed(method), objective, rows=objective.lay(found, model.renderer, Answers("auto")), train=train)
     losses = [session.advance().loss for _ in range(session.steps)]
     assert losses[-1] < 0.3 * losses[0]
