@@ -19,12 +19,7 @@ from tiny_families import saved
 
 SETTINGS = ["train.epochs=1", "model.dtype=float32", "evaluate.rows=4", "data.valid=0.3"]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LUTHIER_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
+pytestmark = pytest.mark.usefixtures("module_home")
 
 
 @pytest.fixture(scope="module")

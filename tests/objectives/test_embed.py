@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,13 @@ def laid(renderer: Any, objective: embed.Objective) -> Any:
     return objective.lay([Row(Source("texts", i + 1), []) for i in range(len(TEXTS))], renderer, Said())
 
 
+def contrast(vector: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    """The formula over all texts at once, at a temperature of 0.3."""
+    anchors = torch.stack([vector(asked) for asked, _, _ in TEXTS])
+    others = torch.stack([vector(text) for _, text, _ in TEXTS] + [vector(worse) for _, _, worse in TEXTS if worse])
+    return F.cross_entropy(anchors @ others.T / 0.3, torch.arange(len(TEXTS)))
+
+
 @pytest.mark.parametrize("budget", [40, 100, 100_000])
 def test_loss_and_gradients_are_those_of_the_whole_step(tiny_model: Any, twin: Any, tiny_renderer: Any, budget: int) -> None:
     model, objective = tiny_model(), embed.Objective(embed.Options(temperature=0.3))
@@ -55,9 +63,7 @@ def test_loss_and_gradients_are_those_of_the_whole_step(tiny_model: Any, twin: A
         tokens = torch.tensor([tiny_renderer.encode(text)])
         return F.normalize(network.base_model(input_ids=tokens).last_hidden_state[0].mean(0), dim=-1)
 
-    anchors = torch.stack([vector(asked) for asked, _, _ in TEXTS])
-    others = torch.stack([vector(text) for _, text, _ in TEXTS] + [vector(worse) for _, _, worse in TEXTS if worse])
-    wanted = F.cross_entropy(anchors @ others.T / 0.3, torch.arange(len(TEXTS)))
+    wanted = contrast(vector)
     wanted.backward()
     rows = laid(tiny_renderer, objective)
     engine = Session(model, method, objective, rows=rows, train=TRAIN.model_copy(update={"tokens_per_pack": budget}))
@@ -83,9 +89,7 @@ def test_an_encoder_embeds_texts_it_reads_whole(tiny_encoder: Any, plain_rendere
         tokens = torch.tensor([plain_renderer.prompt([Message("user", text)])])
         return F.normalize(network(input_ids=tokens).last_hidden_state[0].mean(0), dim=-1)
 
-    anchors = torch.stack([vector(asked) for asked, _, _ in TEXTS])
-    others = torch.stack([vector(text) for _, text, _ in TEXTS] + [vector(worse) for _, _, worse in TEXTS if worse])
-    wanted = F.cross_entropy(anchors @ others.T / 0.3, torch.arange(len(TEXTS)))
+    wanted = contrast(vector)
     wanted.backward()
     rows = laid(plain_renderer, objective)
     engine = Session(model, method, objective, rows=rows, train=TRAIN.model_copy(update={"tokens_per_pack": budget}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -168,7 +169,7 @@ class Planner:
             return [asked]
         if kind == "layerwise":
             return [TOKENS_PER_PACK]  # a step is one forest whatever is said
-        first = usual(self.rows, Order(self.rows, self.train), torch.device("cpu"), parts=self._parts)
+        first = self._usual
         budgets, largest = [first], len(self.heaviest(kind, first)[0].tokens_T)
         for budget in SMALLER:
             if budget < min(largest, first):
@@ -178,6 +179,11 @@ class Planner:
                 budgets.append(budget)
                 largest = smaller
         return budgets
+
+    @cached_property
+    def _usual(self) -> int:
+        """Tokens of a forest where memory is no matter; rows are laid out for it, so it is found once for all ways."""
+        return usual(self.rows, Order(self.rows, self.train), torch.device("cpu"), parts=self._parts)
 
     @property
     def _parts(self) -> int:

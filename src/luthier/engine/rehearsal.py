@@ -135,7 +135,7 @@ def _fit_memory(session: Session, room: int, gauge: Gauge) -> tuple[list[str], b
     Returns:
         what was changed, and whether blocks are computed again.
     """
-    longest = max((sum(len(s.tokens) for s in row.sequences) for row in _longest_rows(session, 1)), default=1)
+    longest = _tokens(_longest_rows(session, 1)[0])
     changes, again, fits = [], session.train.recompute is True, _fitting(session, room, gauge)
     if fits < max(longest, session.budget // SMALL) and session.train.recompute == "auto":
         recompute(session.model, True)
@@ -165,9 +165,7 @@ def _fitting(session: Session, room: int, gauge: Gauge) -> int:
 def _longest_rows(session: Session, tokens: int) -> list[Row]:
     """The longest rows of the run, until they hold `tokens` tokens. Looks at the lengths of at most 10,000 rows, evenly spread."""
     stride = max(1, len(session.rows) // 10_000)
-    lengths = sorted(
-        ((sum(len(s.tokens) for s in session.rows[i].sequences), i) for i in range(0, len(session.rows), stride)), reverse=True
-    )
+    lengths = sorted(((_tokens(session.rows[i]), i) for i in range(0, len(session.rows), stride)), reverse=True)
     chosen: list[Row] = []
     for length, i in lengths:
         chosen.append(session.rows[i])
@@ -175,6 +173,11 @@ def _longest_rows(session: Session, tokens: int) -> list[Row]:
         if tokens <= 0:
             break
     return chosen
+
+
+def _tokens(row: Row) -> int:
+    """Of all its sequences."""
+    return sum(len(sequence.tokens) for sequence in row.sequences)
 
 
 def _heaviest(session: Session) -> Pack:
@@ -191,7 +194,7 @@ def _try_heaviest(session: Session, gauge: Gauge, changes: list[str]) -> tuple[P
         except torch.OutOfMemoryError as error:
             session.optimiser.forget()
             before, session.budget = session.budget, len(heavy.tokens_T) // 2
-            if session.budget < max(SMALLEST, sum(len(s.tokens) for s in _longest_rows(session, 1)[0].sequences)):
+            if session.budget < max(SMALLEST, _tokens(_longest_rows(session, 1)[0])):
                 raise ResultError(
                     f"A forest of {len(heavy.tokens_T):,} tokens, the smallest that holds the longest row, does not fit into memory.",
                     remedy="Use a smaller model, a packed base (model.dtype: nf4), or a smaller model.context with data.too_long: split.",
@@ -248,7 +251,7 @@ def _sizes(session: Session) -> tuple[float, float]:
     for step in list(chosen)[:SAMPLED_STEPS]:
         rows = [session.rows[i] for i in session.order.rows(step)]
         laid.append(sum(len(pack.tokens_T) for pack in packs(rows, session.budget)))
-        true.append(sum(len(s.tokens) for row in rows for s in row.sequences))
+        true.append(sum(map(_tokens, rows)))
     return statistics.fmean(laid), statistics.fmean(true)
 
 

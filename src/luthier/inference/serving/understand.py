@@ -11,7 +11,7 @@ from typing import Any
 from luthier.core.errors import DataError, SpecError, did_you_mean
 from luthier.core.example import Message
 from luthier.inference.constrain import Constrainer, Following
-from luthier.inference.generate import room
+from luthier.inference.generate import room, unsaid
 from luthier.inference.serving.ask import Answering, Asked
 from luthier.inference.serving.calls import Calls, Form, form_of
 from luthier.inference.serving.drawing import Drawing
@@ -48,10 +48,7 @@ class Understanding:
         if "next-token" not in self.model.family.GIVES:
             what = f"{self.model.name} reads texts whole and writes none."
             raise SpecError(what, where="model", remedy="Ask it for embeddings, or ask a decoder.", code="no_text")
-        if eyes := self.model.renderer.eyes:
-            asked = replace(
-                asked, logit_bias={**asked.logit_bias, eyes.id: -100.0}
-            )  # a picture's token stands for what is seen; never said
+        asked = replace(asked, logit_bias={**asked.logit_bias, **dict.fromkeys(unsaid(self.model), -100.0)})
         tools = self._offered(asked)
         prompt, text = self._prompt(asked, tools)
         limit = self._limit(asked, prompt, occupied)
