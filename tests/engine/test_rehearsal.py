@@ -66,7 +66,7 @@ class Fixed:
 @pytest.fixture
 def small(monkeypatch):
     """Forests may be as small as 16 tokens, so that probes of 16 and 32 differ."""
-    monkeypatch.setattr("luthier.engine.rehearsal.SMALLEST", 16)
+    monkeypatch.setattr("luthier.engine.fit.SMALLEST", 16)
 
 
 @pytest.mark.usefixtures("small")
@@ -100,6 +100,28 @@ def test_before_forests_become_small_blocks_are_computed_again(session, tmp_path
         assert (forecast.tokens_per_pack, forecast.recompute) == (260, False)
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("said", ["auto", True, False])
+def test_where_recomputing_is_not_enough_states_wait_in_main_memory(session, tmp_path, monkeypatch, said):
+    monkeypatch.setattr("luthier.engine.fit.OFFLOADS", {"cpu"})  # as on a device with memory of its own
+    session.train = TRAIN.model_copy(update={"offload": said})
+    plain, kept, away = (1_000_000, 1_160_000), (1_000_000, 1_144_000), (1_000_000, 1_016_000)  # 10, 9 and 1 kB a token
+    gauge = Fixed(4_000_000, *plain, *(() if said is True else kept), *(kept if said is False else away))
+    forecast = rehearse(session, folder=tmp_path, gauge=gauge)
+    assert (forecast.recompute, forecast.offload) == (True, said is not False)
+    assert forecast.tokens_per_pack == (1280 if said else 288)
+    assert all(block.forward.way is not None for block in session.model.blocks()) == forecast.offload
+    steps = {"auto": ["recompute", "offload"], True: ["recompute"], False: ["recompute"]}[said]
+    assert forecast.changes[: len(steps)] == [f"{name} false -> true, as memory is 4 MiB." for name in steps]
+
+
+def test_where_the_device_has_main_memory_nothing_is_offloaded(session, tmp_path):
+    session.train = TRAIN.model_copy(update={"offload": True, "recompute": True})
+    forecast = rehearse(session, folder=tmp_path)
+    assert (forecast.recompute, forecast.offload) == (True, False)
+    assert forecast.changes == ["offload true -> false: here the model computes in main memory."]
+
+
 def test_a_forest_that_does_not_fit_all_the_same_is_halved(session, tmp_path, monkeypatch):
     real = Session.loss
 
@@ -121,7 +143,7 @@ def test_memory_that_holds_no_forest_at_all_is_told(session, tmp_path, monkeypat
     def never(self, pack, **more):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("luthier.engine.rehearsal._fitting", lambda *_: 1280)
+    monkeypatch.setattr("luthier.engine.fit._fitting", lambda *_: 1280)
     monkeypatch.setattr(Session, "loss", never)
     with pytest.raises(ResultError, match="the smallest that holds the longest row, does not fit into memory") as caught:
         rehearse(session, folder=tmp_path)

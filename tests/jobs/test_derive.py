@@ -15,7 +15,7 @@ DESK = Facts(rows=600, tokens=150_000, learned=20_000, longest=300, longest_answ
 def test_nothing_stays_auto_but_what_answers_and_memory_decide() -> None:
     spec, notes = derive(Spec(), DESK)
     left = [f"{name}.{key}" for name in ("model", "train", "evaluate") for key, value in getattr(spec, name) if value == "auto"]
-    assert left == ["train.tokens_per_pack", "train.optimiser", "train.recompute", "train.compile", "evaluate.metric"]
+    assert left == ["train.tokens_per_pack", "train.optimiser", "train.recompute", "train.offload", "train.compile", "evaluate.metric"]
     assert {note.data["field"] for note in notes} == {
         "rows_per_step",
         "epochs",

@@ -162,17 +162,18 @@ def test_saved_is_loaded_again(make: Callable[..., Any], tmp_path: Path) -> None
 
 
 def test_recomputed_blocks_give_the_same_gradient(make: Callable[..., Any]) -> None:
-    def gradient(again: bool) -> list[torch.Tensor]:
+    def gradient(again: bool, offload: bool = False) -> list[torch.Tensor]:
         model = make()
         method = full.Method()
         method.attach(model)
-        recompute(model, again)
+        recompute(model, again, offload=offload)
         asked = rows(model)
         Session(model, method, sft.Objective(), rows=asked, train=TRAIN).gradient(planned(asked, 1000))
         return [p.grad for p in model.network.parameters() if p.grad is not None]
 
-    for plain, again in zip(gradient(False), gradient(True), strict=True):
+    for plain, again, moved in zip(gradient(False), gradient(True), gradient(True, offload=True), strict=True):
         assert torch.allclose(plain, again, atol=1e-6)
+        assert torch.equal(again, moved)
 
 
 def test_dropout_is_off(make: Callable[..., Any]) -> None:

@@ -109,6 +109,8 @@ class TrainSpec(Strict):
     """adamw8bit keeps moments in a byte each; layerwise does so and keeps no gradient; auto takes adamw if memory allows, else these."""
     recompute: bool | Auto = "auto"
     """Compute every block again in backward instead of keeping what it needs; auto does so where memory is short."""
+    offload: bool | Auto = "auto"
+    """Keep the states of recomputed blocks in main memory; auto does so on an accelerator where recomputing alone leaves too little."""
     compile: bool | Auto = "auto"
     """Compile blocks (torch.compile); auto does so on an accelerator where the run is long and it is faster. A CPU has its own kernels."""
     save_every: Annotated[int, Field(ge=1)] | Auto = "auto"

@@ -82,7 +82,7 @@ class Session:
         self.budget = usual(rows, self.order, model.device) if train.tokens_per_pack == "auto" else train.tokens_per_pack
         self.optimiser = Optimiser(method.groups(model), train)
         self.ahead = Ahead(self._plan, self.steps)
-        recompute(model, train.recompute is True)
+        recompute(model, train.recompute is True, offload=train.offload is True)
         compile_blocks(model, train.compile is True)
         self.team: Alone | Team = Alone()
         self.rollouts: Rollouts | None = None

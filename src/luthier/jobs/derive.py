@@ -73,7 +73,7 @@ def derive(spec: Spec, facts: Facts) -> tuple[Spec, list[Note]]:
 
     Returns:
         the Spec without "auto" in model, train and evaluate (but ``evaluate.metric``, which the answers decide, and
-        ``train.tokens_per_pack``, ``optimiser`` and ``recompute``, which memory decides); one note per number derived.
+        ``train.tokens_per_pack``, ``optimiser``, ``recompute`` and ``offload``, which memory decides); one note per number derived.
     """
     derivation = _Derivation(spec, facts)
     train = derivation.train()
@@ -105,6 +105,12 @@ class _Derivation:
             raise SpecError(
                 "train.group_prefixes deals the rows anew, but train.shuffle = false keeps the order of the file.",
                 remedy="Leave one of them out.",
+                code="bad_value",
+            )
+        if asked.offload is True and asked.recompute is False:
+            raise SpecError(
+                "train.offload moves the states of recomputed blocks, but train.recompute = false has none.",
+                remedy="Leave train.recompute out.",
                 code="bad_value",
             )
         rows_per_step = self.take(asked.rows_per_step, "rows_per_step", *self.rows_per_step())

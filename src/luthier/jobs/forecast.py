@@ -21,7 +21,7 @@ from luthier.core.errors import LuthierError
 from luthier.core.home import home, runs_folder
 from luthier.core.spec import Spec
 from luthier.engine import checkpoint
-from luthier.engine.rehearsal import MARGIN
+from luthier.engine.fit import MARGIN
 from luthier.jobs import inputs, specs
 from luthier.jobs.asked import NewJob
 from luthier.jobs.planning import Planned, plan_of

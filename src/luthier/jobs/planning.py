@@ -12,8 +12,8 @@ from luthier.core.events import Listener, Note, silence
 from luthier.core.sequence import Rows
 from luthier.core.spec import Part, Spec, TrainSpec
 from luthier.data.render import Renderer
+from luthier.engine.fit import MARGIN
 from luthier.engine.planner import Plan, Planner, Way, program_bytes
-from luthier.engine.rehearsal import MARGIN
 from luthier.engine.session import Session
 from luthier.jobs import beforehand, heads, specs, training
 from luthier.jobs.prepare import inspect, prepare

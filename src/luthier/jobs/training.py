@@ -132,7 +132,7 @@ def dress_rehearsal(training: Training, *, foreseen: int = 0, listen: Listener) 
         listen(compared(session.rows, session.order, forecast.tokens_per_pack))
     if forecast.compiling:
         listen(Note(forecast.compiling))
-    update = {"tokens_per_pack": forecast.tokens_per_pack, "recompute": forecast.recompute, "compile": forecast.compiled}
+    update = {name: getattr(forecast, name) for name in ("tokens_per_pack", "recompute", "offload")} | {"compile": forecast.compiled}
     training.spec = training.spec.model_copy(update={"train": train.model_copy(update=update)})
     return training
 
