@@ -48,6 +48,28 @@ def test_not_found(text: str) -> None:
     assert find(text) == []
 
 
+def test_numbers_are_found_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = random.Random(5)
+    parts = [text for text, _, _ in FOUND[1:7]] + [
+        "12 345",
+        "1",
+        "99-",
+        "+1",
+        "A",
+        "DE",
+        " ",
+        " ",
+        "and so on, for many more words than one. ",
+        ")",
+        ".",
+    ]
+    texts = ["".join(dice.choices(parts, k=dice.randint(1, 12))) for _ in range(3000)]
+    near = [sorted(find(text)) for text in texts]
+    assert sum(len(found) > 1 for found in near) > 500
+    monkeypatch.setattr("luthier.security.pii._NEAR", 10_000)  # the whole text
+    assert near == [sorted(find(text)) for text in texts]
+
+
 def test_nothing_is_found_where_nothing_was_suspected() -> None:
     dice = random.Random(4)
     letters = ["1", "23", " ", "-", ".", "(", ")", "a", "\n", "@", "é", "٣", "sk-", "a.io", "password: a1b2c3d4"]

@@ -11,6 +11,8 @@ from luthier.data.json_rows import dumps
 
 HASH_BYTES = 16
 
+_SILENT = frozenset({"system", "developer"})
+
 _LETTERS = str.maketrans("0123456789", "ghijklmnop")
 """A hash among words is spelled in letters: its digits could look like somebody's card number."""
 
@@ -24,7 +26,8 @@ def content(example: Example) -> bytes:
         pieces += ["\x1dchosen", *(f"{m.role}\x1f{m.content}" for m in example.chosen)]
         pieces += ["\x1drejected", *(f"{m.role}\x1f{m.content}" for m in example.rejected)]
     plain = "\x1e".join(pieces).encode()
-    more = _more([*example.messages, *example.chosen, *example.rejected], example.tools)
+    turns = [*example.messages, *example.chosen, *example.rejected] if example.chosen or example.rejected else example.messages
+    more = _more(turns, example.tools)
     return plain + more if more else plain
 
 
@@ -47,10 +50,12 @@ def words(example: Example) -> str:
     """What is said in the row apart from system turns: those repeat from row to row and would make all rows look alike."""
     if example.form == "text":
         return example.text
-    turns = [*example.messages, *example.chosen, *example.rejected]
-    spoken = [message for message in turns if message.role not in ("system", "developer")]
-    said = [message.content for message in spoken]
-    return "\n".join(said + [medium.digest.translate(_LETTERS) for message in spoken for medium in message.media])
+    turns = [*example.messages, *example.chosen, *example.rejected] if example.chosen or example.rejected else example.messages
+    said = [message.content for message in turns if message.role not in _SILENT]
+    seen = [
+        medium.digest.translate(_LETTERS) for message in turns if message.media and message.role not in _SILENT for medium in message.media
+    ]
+    return "\n".join(said + seen)
 
 
 def plain_roles(messages: Sequence[Message]) -> tuple[str, ...] | None:

@@ -10,7 +10,9 @@ bytes a row; 16 bands of 4 bins find candidates, the share of equal bins (of all
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,8 +201,9 @@ def _densified(table: NDArray[np.uint32]) -> NDArray[np.uint16]:
 def _candidates(table: NDArray[np.uint16]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Per band, rows whose bins in the band are equal: each with the first such row and with the one before it."""
     bands = table.view(np.uint64)
-    for band in range(BANDS):
-        order = np.argsort(bands[:, band], kind="stable")
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        orders = threads.map(lambda band: np.argsort(bands[:, band], kind="stable"), range(BANDS))
+    for band, order in enumerate(orders):
         keys = bands[order, band]
         same = np.flatnonzero(keys[1:] == keys[:-1]) + 1
         if not len(same):

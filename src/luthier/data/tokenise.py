@@ -24,7 +24,7 @@ from luthier.data.ledger import Ledger
 from luthier.data.press import BATCH, Press
 from luthier.data.refusals import Refusals
 from luthier.data.render import Renderer
-from luthier.data.tokens import TokenTable, checksum_of
+from luthier.data.tokens import TokenTable, checksums
 
 KEPT_DAYS = 30
 """A table nobody has opened for so long is removed when the next one is made."""
@@ -98,8 +98,7 @@ def made(folder: Path) -> Iterator[Path]:
 def complete(part: Path, ledger: Ledger) -> None:
     """Write what makes files of tokens a table."""
     ledgers.save(ledger.table(), part / "ledger.parquet")
-    files = sorted(file.name for file in part.iterdir())
-    write_json(part / "meta.json", {"checksums": {file: checksum_of(part / file) for file in files}})
+    write_json(part / "meta.json", {"checksums": checksums(part, [file.name for file in part.iterdir()])})
 
 
 def _purge(cache: Path) -> None:

@@ -35,6 +35,8 @@ _SECRETS = (
 _EMAIL = re.compile(r"\b[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,4}[A-Za-z]{2,}\b")
 _RUN = re.compile(r"\d(?:[ ().-]{0,2}\d){8,}")
 """Nine digits with little between them: every number looked for below holds such a run, and few texts do."""
+_NEAR = 48
+"""Letters around a run that may belong to its number: an IBAN has at most 43, with spaces."""
 _CARD = re.compile(r"\d(?:[ -]?\d){12,18}")
 _PHONE = re.compile(
     r"(?:\+|\b00)[1-9]\d{0,2}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){6,11}"  # international
@@ -62,18 +64,29 @@ def find(text: str) -> list[Found]:
     found = [Found(kind, True, *match.span()) for kind, sign, pattern in _SECRETS if sign in text for match in pattern.finditer(text)]
     if "@" in text:
         found += [Found("e-mail address", False, *match.span()) for match in _EMAIL.finditer(text)]
-    if _RUN.search(text):
-        found += _numbers(text)
+    for start, end in _around_runs(text):
+        found += _numbers(text, start, end)
     return found
 
 
-def _numbers(text: str) -> Iterator[Found]:
-    cards = [Found("card number", False, *match.span()) for match in _CARD.finditer(text) if luhn(match.group())]
-    ibans = [Found("IBAN", False, *match.span()) for match in _IBAN.finditer(text) if iban(match.group())]
+def _around_runs(text: str) -> list[tuple[int, int]]:
+    """The stretches of a text that may hold a number: the patterns below take long to find nothing."""
+    stretches: list[tuple[int, int]] = []
+    for run in _RUN.finditer(text):
+        start, end = max(run.start() - _NEAR, 0), run.end() + _NEAR
+        if stretches and start <= stretches[-1][1]:
+            start, _ = stretches.pop()
+        stretches.append((start, end))
+    return stretches
+
+
+def _numbers(text: str, start: int, end: int) -> Iterator[Found]:
+    cards = [Found("card number", False, *match.span()) for match in _CARD.finditer(text, start, end) if luhn(match.group())]
+    ibans = [Found("IBAN", False, *match.span()) for match in _IBAN.finditer(text, start, end) if iban(match.group())]
     yield from cards
     yield from ibans
     for kind, pattern in (("social security number", _SOCIAL), ("phone number", _PHONE)):
-        for match in pattern.finditer(text):
+        for match in pattern.finditer(text, start, end):
             if not any(other.start < match.end() and match.start() < other.end for other in (*cards, *ibans)):
                 yield Found(kind, False, *match.span())
 
