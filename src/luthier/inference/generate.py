@@ -20,9 +20,11 @@ from luthier.inference.pick import Picker
 from luthier.inference.prefill import Prompt, media_of, prefill, shared, stacked
 from luthier.inference.reader import Reader, answering
 from luthier.inference.routes import Routes, routed
-from luthier.models import slot
+from luthier.models import replay, slot
 from luthier.models.model import Model
 from luthier.models.recall import Recall
+from luthier.models.replay import Replay
+from luthier.models.steady import Steady
 
 BUDGET = 16_384
 """Tokens whose keys and values are kept at once; for SmolLM2-135M in bfloat16 (23 KB a token) about 380 MB."""
@@ -32,6 +34,9 @@ MOST_ROWS = 128
 
 WORTH_PACKING = 16
 """Longest answer, in tokens, from which on laying the weights out pays: it costs about as much as it saves in so many steps."""
+
+WORTH_RECORDING = 16
+"""Longest answer, in tokens, from which on a step is recorded (`models/replay.py`): recording takes as long as some steps. Not measured."""
 
 
 @dataclass(slots=True)
@@ -174,7 +179,9 @@ class Writing:
             laid = prefill(prompts, owners, keeper)
             self._send(torch.from_numpy(laid.owner_N()).to(device))
             self.states_BD = laid.read(reader)
-            self.recall = Recall(laid.onward.memories, laid.trees.paths, room=limit)
+            recorded = device.type in replay.DEVICES and limit >= WORTH_RECORDING
+            self.recall = (Steady if recorded else Recall)(laid.onward.memories, laid.trees.paths, room=limit)
+            self.read = Replay(self._read) if recorded else None
             for row, (owner, prompt) in enumerate(zip(owners, prompts, strict=True)):
                 if keeper and not media_of(prompt):
                     keeper.put(owner, prompt, partial(laid.states, row))
@@ -185,12 +192,25 @@ class Writing:
     def step(self) -> tuple[list[int], list[float]]:
         """Next token of each row and its log-probability."""
         with answering(self.model):
-            if self.tokens_B is not None:
-                # To the network, B rows with one token each are B tokens; who sees what is the business of the recall.
-                self.states_BD = self.reader.states(tokens_T=self.tokens_B, positions_T=self.positions_B, sight=self.recall)
-                self.positions_B = self.positions_B + 1
-            self.tokens_B, logprobs_B = self.picker.pick(self.reader.logits(self.states_BD))
+            if self.tokens_B is None:
+                self.tokens_B, logprobs_B = self.picker.pick(self.reader.logits(self.states_BD))
+            else:
+                tokens_B, logprobs_B = self.picker.pick(self._logits())
+                self.tokens_B.copy_(tokens_B)
         return self.tokens_B.tolist(), logprobs_B.tolist()
+
+    def _logits(self) -> Tensor:
+        """Scores of what comes after the last tokens."""
+        logits_BV = self._read() if self.read is None else self.read((len(self.positions_B), self.recall.seen))
+        self.positions_B += 1
+        self.recall.advance()
+        return logits_BV
+
+    def _read(self) -> Tensor:
+        """One step of the network, from tokens and positions that stay in their places."""
+        assert self.tokens_B is not None
+        # To the network, B rows with one token each are B tokens; who sees what is the business of the recall.
+        return self.reader.logits(self.reader.states(tokens_T=self.tokens_B, positions_T=self.positions_B, sight=self.recall))
 
     def keep(self, rows: list[int]) -> None:
         """Go on with these rows only."""

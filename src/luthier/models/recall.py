@@ -19,7 +19,8 @@ from luthier.models.sight import Memory
 
 
 class Recall:
-    """What B rows remember of themselves. Given to a network as its `sight`, with one token per row laid out as ``tokens_T`` (T = B).
+    """What B rows remember of themselves. Given to a network as its `sight`, with one token per row laid out as ``tokens_T`` (T = B);
+    between two steps comes `advance`.
 
     Args:
         memories: keys and values of every layer over the prompts' tree, as `Onward` leaves them.
@@ -41,6 +42,16 @@ class Recall:
         self.layer = 0
         self._led: dict[int, Memory] = {}  # by layer, where there is a lead
         self._hidden: dict[int | None, Tensor | None] = {}  # of this step, by window: alike in all layers
+
+    @property
+    def seen(self) -> int:
+        """Columns looked at: all that are written, and the next."""
+        return self.width + 1
+
+    def advance(self) -> None:
+        """All layers have seen the rows' new tokens; the next ones come."""
+        self.width += 1
+        self._hidden.clear()
 
     def keep(self, rows: list[int]) -> None:
         """Forget all rows but these, which take the numbers 0, 1, ... in the order given."""
@@ -94,7 +105,7 @@ class Recall:
         if common:
             p_KMS = p[..., :common].transpose(0, 1).reshape(kv_heads, rows * group, common)
             out_BKGD += (p_KMS @ shared.values).view(kv_heads, rows, group, width).transpose(0, 1)
-        self._next_layer()
+        self.layer = (self.layer + 1) % len(self.own)
         return out_BKGD.reshape(rows, heads, width)
 
     def _shared(self, lead: Memory | None) -> Memory:
@@ -123,13 +134,7 @@ class Recall:
         own = self.own[self.layer]
         own.keys[..., self.width] = k_KBD.transpose(0, 1)
         own.values[:, :, self.width] = v_KBD.transpose(0, 1)
-        return Memory(own.keys[..., : self.width + 1], own.values[:, :, : self.width + 1])
-
-    def _next_layer(self) -> None:
-        self.layer = (self.layer + 1) % len(self.own)
-        if self.layer == 0:
-            self.width += 1
-            self._hidden.clear()
+        return Memory(own.keys[..., : self.seen], own.values[:, :, : self.seen])
 
 
 def _common(paths: list[NDArray[np.int64]]) -> int:
