@@ -38,6 +38,8 @@ def forward(q: Tensor, k_KTW: Tensor, v_KTW: Tensor, sight: Sight, logsum: Tenso
         ``[T, H, W]`` in size, piece by piece.
     """
     out, run = torch.empty_like(q), kernels(q)
+    if run.attend(q, k_KTW, v_KTW, sight.tree, out, logsum):
+        return out
     for piece, rows, stacked in _each(sight, q, k_KTW.shape[0]):
         p = torch.bmm(stacked, gather(k_KTW, piece.seen).transpose(1, 2))
         run.causal_softmax(p, logsum[rows], piece.end - piece.start)
@@ -53,8 +55,12 @@ def backward(
     Args:
         g: gradient of the output, piece by piece. delta: float32 ``rowsum(g * out)``. The rest as `forward` had it.
     """
-    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k_KTW), torch.zeros_like(v_KTW)
     width, run = q.shape[-1], kernels(q)
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k_KTW), torch.empty_like(v_KTW)
+    if run.attend_back(g, delta, q, k_KTW, v_KTW, logsum, sight.tree, (dq, dk, dv)):
+        return dq, dk, dv
+    dk.zero_()
+    dv.zero_()
     for piece, rows, stacked in _each(sight, q, k_KTW.shape[0]):
         k, v = gather(k_KTW, piece.seen), gather(v_KTW, piece.seen)
         grad = g.view(-1, width)[rows].view(stacked.shape)

@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from luthier.models import pieces
-from luthier.models.kernels import Cut, kernels
+from luthier.models.kernels import Cut, Tree, kernels
 
 if TYPE_CHECKING:
     from luthier.models.onward import Onward
@@ -119,6 +119,14 @@ class Sight:
         sizes = np.array([piece.end - piece.start for piece in self.pieces])
         starts = np.array([piece.start for piece in self.pieces])
         return Cut(torch.from_numpy(np.repeat(starts, sizes)), torch.from_numpy(np.repeat(sizes, sizes)))
+
+    @cached_property
+    def tree(self) -> Tree:
+        """The pieces as numbers, for kernels that take all of them at once."""
+        ends = np.cumsum([len(piece.seen) for piece in self.pieces])
+        rows = [(piece.start, piece.end, end - len(piece.seen), end) for piece, end in zip(self.pieces, ends.tolist(), strict=True)]
+        spans = [span for piece in self.pieces for span in piece.seen]
+        return Tree(torch.tensor(rows, dtype=torch.int64), torch.tensor(spans, dtype=torch.int64))
 
     def dense(self) -> Tensor:
         """The rule as a bool matrix ``[T, T]`` (row sees column), for tests and for masks elsewhere."""

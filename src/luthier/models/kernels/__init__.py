@@ -1,4 +1,5 @@
-"""The elementwise work between a block's matmuls, twice: in torch (``plain.py``), and compiled (``compiled.py``, ``kernels.cpp``).
+"""What a block does between its matmuls, twice: in torch (``plain.py``), and compiled (``compiled.py``): the elementwise work
+(``kernels.cpp``), and attention over all pieces of a pack at once (``attention.cpp``; bf16, where the processor multiplies pairs of it).
 
 A C++ compiler on the machine is enough for the compiled ones: no headers, about two seconds, kept in ``LUTHIER_HOME/cache`` for every
 later run. Without one the torch ones run. Both give the same numbers within rounding (``tests/models/test_kernels.py``); on two cores of
@@ -27,6 +28,18 @@ class Cut:
 
     first_T: Tensor
     count_T: Tensor
+
+
+@dataclass(slots=True, frozen=True)
+class Tree:
+    """Which pieces look at which spans, as numbers.
+
+    ``pieces_P4``: int64, of each piece its first token and the one behind its last, its first span and the one behind its last.
+    ``spans_N2``: int64, start and end of each span of keys; the last n keys a piece of n tokens sees are its own.
+    """
+
+    pieces_P4: Tensor
+    spans_N2: Tensor
 
 
 class Bytes(Protocol):
@@ -106,6 +119,16 @@ class Kernels(Protocol):
 
     def causal_softmax_back(self, scores_KMS: Tensor, dp_KMS: Tensor, logsum: Tensor, delta: Tensor, n: int) -> None:
         """In place: scores become probabilities, and `dp_KMS`, the gradient of those, becomes the gradient of the scores."""
+        ...
+
+    def attend(self, q: Tensor, k_KTW: Tensor, v_KTW: Tensor, tree: Tree, out: Tensor, logsum: Tensor) -> bool:
+        """Attention of all pieces at once, into `out` and `logsum`: see `pieces.forward`. False where it is left to `causal_softmax`."""
+        ...
+
+    def attend_back(
+        self, g: Tensor, delta: Tensor, q: Tensor, k_KTW: Tensor, v_KTW: Tensor, logsum: Tensor, tree: Tree, grads: tuple[Tensor, ...]
+    ) -> bool:
+        """Its gradients, into `grads`, those of q, k and v: see `pieces.backward`. False where it is left to `causal_softmax_back`."""
         ...
 
     def paged(

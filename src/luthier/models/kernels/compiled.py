@@ -1,4 +1,4 @@
-"""The kernels compiled from ``kernels.cpp``, called through the C interface: addresses and sizes, no headers of torch."""
+"""The kernels compiled from C++, called through the C interface: addresses and sizes, no headers of torch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from torch import Tensor
 
 from luthier.core import home
 from luthier.core.files import fingerprint
-from luthier.models.kernels import Bytes, Cut, Step
+from luthier.models.kernels import Bytes, Cut, Step, Tree
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "attention.cpp")]
+HEADER = Path(__file__).with_name("numbers.hpp")
 FLAGS = (
     "-O3",
     "-march=native",
@@ -37,16 +38,16 @@ WIDE = "-mprefer-vector-width=512"
 
 
 class Compiled:
-    """From ``kernels.cpp``, through the C interface: addresses and sizes."""
+    """Through the C interface: addresses and sizes."""
 
     name = "compiled"
 
     def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
 
-    def _call(self, kernel: str, dtype: torch.dtype, *arguments: Any) -> None:
+    def _call(self, kernel: str, dtype: torch.dtype, *arguments: Any) -> int:
         function = getattr(self.library, f"{kernel}_{'bfloat16' if dtype == torch.bfloat16 else 'float32'}")
-        function(*map(_argument, arguments))
+        return int(function(*map(_argument, arguments)))  # says something where the kernel may refuse
 
     def rms_norm(self, x_TD: Tensor, w_D: Tensor, epsilon: float, scale_T: Tensor) -> Tensor:
         y = torch.empty_like(x_TD)
@@ -102,6 +103,17 @@ class Compiled:
         kv, rows, seen = scores_KMS.shape
         self._call("causal_softmax_back", scores_KMS.dtype, scores_KMS, dp_KMS, logsum, delta, kv * rows, n, seen)
 
+    def attend(self, q: Tensor, k_KTW: Tensor, v_KTW: Tensor, tree: Tree, out: Tensor, logsum: Tensor) -> bool:
+        sizes = k_KTW.shape[1], q.shape[-2], k_KTW.shape[0], k_KTW.shape[2]
+        return bool(self._call("attend", q.dtype, q, k_KTW, v_KTW, tree.pieces_P4, tree.spans_N2, len(tree.pieces_P4), out, logsum, *sizes))
+
+    def attend_back(
+        self, g: Tensor, delta: Tensor, q: Tensor, k_KTW: Tensor, v_KTW: Tensor, logsum: Tensor, tree: Tree, grads: tuple[Tensor, ...]
+    ) -> bool:
+        sizes = k_KTW.shape[1], q.shape[-2], k_KTW.shape[0], k_KTW.shape[2]
+        given = g, delta, q, k_KTW, v_KTW, logsum, tree.pieces_P4, tree.spans_N2, len(tree.pieces_P4)
+        return bool(self._call("attend_back", q.dtype, *given, *grads, *sizes))
+
     def paged(
         self, q_BHW: Tensor, keys: Tensor, values: Tensor, places_BL: Tensor, count_B: Tensor, *, softcap: float = 0.0, window: int = 0
     ) -> Tensor:
@@ -138,7 +150,13 @@ def library() -> Path | None:
     command = compiler()
     if not command:
         return None
-    made_from = [SOURCE.read_text(encoding="utf-8"), command, *FLAGS, platform.machine(), str(torch.cpu.get_capabilities())]
+    made_from = [
+        *(file.read_text(encoding="utf-8") for file in (*SOURCES, HEADER)),
+        command,
+        *FLAGS,
+        platform.machine(),
+        str(torch.cpu.get_capabilities()),
+    ]
     target = home.cache_folder() / "kernels" / f"{fingerprint(made_from)[:16]}.so"
     return target if target.exists() or _compile(command, target) else None
 
@@ -150,7 +168,7 @@ def _compile(compiler: str, target: Path) -> bool:
         with tempfile.TemporaryDirectory(dir=target.parent) as place:
             part = Path(place) / target.name
             for flags in ((*FLAGS, WIDE), FLAGS):  # a compiler or a processor may not know the wide ones
-                command = [*shlex.split(compiler), *flags, str(SOURCE), "-o", str(part)]
+                command = [*shlex.split(compiler), *flags, *map(str, SOURCES), "-o", str(part)]
                 if subprocess.run(command, capture_output=True, check=False).returncode == 0:
                     os.replace(part, target)
                     return True

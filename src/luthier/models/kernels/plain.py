@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from luthier.models.kernels import Bytes, Cut, Step
+from luthier.models.kernels import Bytes, Cut, Step, Tree
 
 
 class Plain:
@@ -79,6 +79,14 @@ class Plain:
     def causal_softmax_back(self, scores_KMS: Tensor, dp_KMS: Tensor, logsum: Tensor, delta: Tensor, n: int) -> None:
         self.causal_softmax(scores_KMS, logsum, n)
         dp_KMS.sub_(delta.view(*dp_KMS.shape[:2], 1).to(dp_KMS.dtype)).mul_(scores_KMS)
+
+    def attend(self, q: Tensor, k_KTW: Tensor, v_KTW: Tensor, tree: Tree, out: Tensor, logsum: Tensor) -> bool:
+        return False
+
+    def attend_back(
+        self, g: Tensor, delta: Tensor, q: Tensor, k_KTW: Tensor, v_KTW: Tensor, logsum: Tensor, tree: Tree, grads: tuple[Tensor, ...]
+    ) -> bool:
+        return False
 
     def paged(
         self, q_BHW: Tensor, keys: Tensor, values: Tensor, places_BL: Tensor, count_B: Tensor, *, softcap: float = 0.0, window: int = 0
