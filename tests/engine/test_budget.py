@@ -26,7 +26,8 @@ def rows(count: int, *, common: int, own: int) -> list[Row]:
 @pytest.mark.parametrize(
     ("common", "own", "per_step", "budget"),
     [
-        (217, 42, 32, TOKENS_PER_SHARED_PACK),  # one forest instead of two, which both repeat the prompt
+        (600, 60, 16, TOKENS_PER_SHARED_PACK),  # one forest instead of two, which both repeat the prompt
+        (217, 42, 32, TOKENS_PER_PACK),  # the same, but that saves a sixth only
         (0, 48, 32, TOKENS_PER_PACK),  # one forest instead of two, nothing shared: only what a forest costs by itself
         (217, 42, 8, TOKENS_PER_PACK),  # one forest either way
         (20, 100, 64, TOKENS_PER_PACK),  # many forests, a short prompt

@@ -1,5 +1,7 @@
 """The compiled kernels and the torch ones give the same numbers, and their backwards are the gradients of their forwards."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -145,6 +147,16 @@ def test_without_a_compiler_that_works_torch_does_it(compiler, monkeypatch, tmp_
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("LUTHIER_HOME", str(tmp_path))
     assert library() is None
+
+
+def test_a_c_compilers_driver_makes_them_too(monkeypatch, tmp_path):
+    from luthier.models.kernels.compiled import library
+
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc here")
+    monkeypatch.setenv("CXX", "gcc")  # it links no C++ library
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path))
+    assert library() is not None
 
 
 def test_kernels_are_compiled_once(monkeypatch, tmp_path):

@@ -15,8 +15,8 @@ TOKENS_PER_PACK = 1280
 TOKENS_PER_SHARED_PACK = 1600
 """Where rows begin alike: each forest repeats what its rows share with those of the others."""
 
-WORTH_IT = 1 / 8
-"""Share of a step's cost that has to be saved for the quarter of memory that the larger forests take."""
+WORTH_IT = 1 / 5
+"""Share of a step's cost that has to be saved for the sixth of memory that the larger forests take."""
 
 TOKENS_ON_ACCELERATOR = 8192
 """A hundred microseconds of launches a block hide behind matmuls of that height. Reckoned, not measured."""

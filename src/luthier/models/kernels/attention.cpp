@@ -11,13 +11,28 @@
 #include <immintrin.h>
 #include <omp.h>
 
-#include <vector>
-
 using u32 = uint32_t;
 
 namespace {
 
+constexpr i64 MOST_THREADS = 256;
 constexpr i64 ROWS = 32;  // queries at a time: their scores stay in the cache; even, as rows are paired, too
+
+template <class E>
+struct Array {  // zeros at first; without C++'s own library, which a C compiler's driver does not link
+    E* at = nullptr;
+
+    Array() = default;
+    Array(const Array&) = delete;
+    ~Array() { std::free(at); }
+    void take(i64 count) {
+        std::free(at);
+        at = static_cast<E*>(std::calloc(count > 0 ? count : 1, sizeof(E)));
+    }
+    E* data() { return at; }
+    const E* data() const { return at; }
+    E& operator[](i64 i) { return at[i]; }
+};
 
 struct Piece {
     i64 start, end, first, last;  // its tokens; its spans
@@ -130,10 +145,9 @@ void as_pairs(i64 count, i64 W, u32* to, Row row) {
 }
 
 // Where each key a piece sees lies.
-void placed(const Tree& tree, const Piece& piece, std::vector<i64>& places) {
-    places.clear();
+void placed(const Tree& tree, const Piece& piece, i64* places) {
     for (i64 s = piece.first; s < piece.last; s++)
-        for (i64 at = tree.spans[2 * s]; at < tree.spans[2 * s + 1]; at++) places.push_back(at);
+        for (i64 at = tree.spans[2 * s]; at < tree.spans[2 * s + 1]; at++) *places++ = at;
 }
 
 __m256i halves(const float* x) { return (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x)); }
@@ -144,17 +158,17 @@ void narrowed(const float* x, i64 count, bf16* to) {  // a multiple of 16
 
 struct Scratch {  // of one thread, for pieces that see at most `wide` keys
     i64 wide;
-    std::vector<u32> kt, vt, kp, qp, gp, pp, dp;  // as columns, and in pairs
-    std::vector<float> s, d, o, dk, dv;
-    std::vector<bf16> p;
-    std::vector<i64> places;
+    Array<u32> kt, vt, kp, qp, gp, pp, dp;  // as columns, and in pairs
+    Array<float> s, d, o, dk, dv;
+    Array<bf16> p;
+    Array<i64> places;
 
     Scratch(i64 most, i64 W, bool back) : wide(rounded(most)) {
         const i64 columns = W / 2 * wide, pairs = (wide / 2) * W, half = ROWS / 2;
-        kt.resize(columns), kp.resize(pairs), s.resize(ROWS * wide), p.resize(ROWS * wide), o.resize(ROWS * W);
+        kt.take(columns), kp.take(pairs), s.take(ROWS * wide), p.take(ROWS * wide), o.take(ROWS * W), places.take(most);
         if (!back) return;
-        vt.resize(columns), d.resize(ROWS * wide), qp.resize(half * W), gp.resize(half * W);
-        pp.resize(half * wide), dp.resize(half * wide), dk.resize(wide * W), dv.resize(wide * W);
+        vt.take(columns), d.take(ROWS * wide), qp.take(half * W), gp.take(half * W);
+        pp.take(half * wide), dp.take(half * wide), dk.take(wide * W), dv.take(wide * W);
     }
 };
 
@@ -162,7 +176,7 @@ struct Scratch {  // of one thread, for pieces that see at most `wide` keys
 void look(const Tree& tree, const Piece& piece, const bf16* q, const bf16* keys, const bf16* values, bf16* out, float* logsum, i64 G, i64 W,
           Scratch& of) {
     const i64 n = piece.n(), S = tree.seen(piece), wide = rounded(S);
-    placed(tree, piece, of.places);
+    placed(tree, piece, of.places.data());
     as_columns(keys, tree, piece, W, of.kt.data(), wide);
     as_pairs(S, W, of.kp.data(), [&](i64 j) { return values + of.places[j] * W; });
     std::memset(of.kp.data() + (S + 1) / 2 * W, 0, (wide / 2 - (S + 1) / 2) * W * sizeof(u32));
@@ -196,7 +210,7 @@ void look(const Tree& tree, const Piece& piece, const bf16* q, const bf16* keys,
 void look_back(const Tree& tree, const Piece& piece, const bf16* g, const float* delta, const bf16* q, const bf16* keys, const bf16* values,
                const float* logsum, bf16* dq, float* dk, float* dv, i64 G, i64 W, Scratch& of) {
     const i64 n = piece.n(), S = tree.seen(piece), wide = rounded(S);
-    placed(tree, piece, of.places);
+    placed(tree, piece, of.places.data());
     as_columns(keys, tree, piece, W, of.kt.data(), wide);
     as_columns(values, tree, piece, W, of.vt.data(), wide);
     as_pairs(S, W, of.kp.data(), [&](i64 j) { return keys + of.places[j] * W; });
@@ -254,25 +268,24 @@ void look_back(const Tree& tree, const Piece& piece, const bf16* g, const float*
 // Sums of keys and values of the heads one thread has worked on.
 struct Share {
     i64 first = 0, last = 0;  // its items: head by head, in each the pieces in their order
-    std::vector<float> dk, dv;
+    Array<float> dk, dv;
 };
 
 // Items in the order of heads and pieces, in as many runs of about the same work as there are threads: who adds what is always the same.
-std::vector<Share> shared_out(const Tree& tree, i64 K, i64 threads) {
-    std::vector<double> until(1, 0.0);
-    for (i64 item = 0; item < K * tree.count; item++) {
+void share_out(const Tree& tree, i64 K, i64 threads, Share* shares) {
+    const i64 items = K * tree.count;
+    Array<double> until;
+    until.take(items + 1);
+    for (i64 item = 0; item < items; item++) {
         const Piece& piece = tree.pieces[item % tree.count];
-        until.push_back(until.back() + double(piece.n()) * double(tree.seen(piece) + 16));
+        until[item + 1] = until[item] + double(piece.n()) * double(tree.seen(piece) + 16);
     }
-    std::vector<Share> shares(threads);
     i64 at = 0;
     for (i64 t = 0; t < threads; t++) {
         shares[t].first = at;
-        while (at < K * tree.count && (until[at] + until[at + 1]) / 2 < until.back() * double(t + 1) / double(threads)) at++;
-        shares[t].last = t + 1 == threads ? K * tree.count : at;
-        at = shares[t].last;
+        while (at < items && (until[at] + until[at + 1]) / 2 < until[items] * double(t + 1) / double(threads)) at++;
+        shares[t].last = at = t + 1 == threads ? items : at;
     }
-    return shares;
 }
 
 }  // namespace
@@ -300,15 +313,16 @@ extern "C" int attend_back_bfloat16(const bf16* g, const float* delta, const bf1
                                     i64 W) {
     if (W % 16) return 0;
     const Tree tree{reinterpret_cast<const Piece*>(pieces), spans, count};
-    const i64 G = H / K, most = tree.most(), threads = omp_get_max_threads();
-    std::vector<Share> shares = shared_out(tree, K, threads);
+    const i64 G = H / K, most = tree.most(), able = omp_get_max_threads(), threads = able < MOST_THREADS ? able : MOST_THREADS;
+    Share shares[MOST_THREADS];
+    share_out(tree, K, threads, shares);
 #pragma omp parallel for schedule(static, 1) num_threads(threads)
     for (i64 t = 0; t < threads; t++) {
         Share& mine = shares[t];
         if (mine.first == mine.last) continue;
         const i64 lowest = mine.first / count, heads = (mine.last - 1) / count - lowest + 1;
-        mine.dk.assign(heads * T * W, 0.0f);
-        mine.dv.assign(heads * T * W, 0.0f);
+        mine.dk.take(heads * T * W);
+        mine.dv.take(heads * T * W);
         Scratch scratch(most, W, true);
         for (i64 item = mine.first; item < mine.last; item++) {
             const Piece& piece = tree.pieces[item % count];
@@ -322,11 +336,12 @@ extern "C" int attend_back_bfloat16(const bf16* g, const float* delta, const bf1
         const i64 head = row / T;
         for (i64 w = 0; w < W; w++) {
             float key = 0, value = 0;
-            for (const Share& share : shares) {
+            for (i64 t = 0; t < threads; t++) {
+                const Share& share = shares[t];
                 if (share.first == share.last || head < share.first / count || head > (share.last - 1) / count) continue;
                 const i64 at = ((head - share.first / count) * T + row % T) * W + w;
-                key += share.dk[at];
-                value += share.dv[at];
+                key += share.dk.data()[at];
+                value += share.dv.data()[at];
             }
             dk[row * W + w] = narrow<bf16>(key);
             dv[row * W + w] = narrow<bf16>(value);

@@ -170,6 +170,7 @@ def _compile(compiler: str, target: Path) -> bool:
             for flags in ((*FLAGS, WIDE), FLAGS):  # a compiler or a processor may not know the wide ones
                 command = [*shlex.split(compiler), *flags, *map(str, SOURCES), "-o", str(part)]
                 if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+                    ctypes.CDLL(str(part))  # raises where something it needs is not there
                     os.replace(part, target)
                     return True
     except OSError:
