@@ -26,7 +26,7 @@ from luthier.models.model import Model
 
 Kind = Literal["adamw", "adamw8bit", "layerwise"]
 
-LIBRARIES = {torch.bfloat16: 200 * 2**20, torch.float32: 30 * 2**20}
+LIBRARIES = {torch.bfloat16: 130 * 2**20, torch.float32: 30 * 2**20}
 """What matmul libraries, autograd and the threads' own heaps take once used: seen on the smallest bases (bench/memory.py). Of bf16 kernels
 `models.KERNELS_KEPT` gather in some dozens of steps."""
 
