@@ -26,9 +26,14 @@ def content(example: Example) -> bytes:
         pieces += ["\x1dchosen", *(f"{m.role}\x1f{m.content}" for m in example.chosen)]
         pieces += ["\x1drejected", *(f"{m.role}\x1f{m.content}" for m in example.rejected)]
     plain = "\x1e".join(pieces).encode()
-    turns = [*example.messages, *example.chosen, *example.rejected] if example.chosen or example.rejected else example.messages
-    more = _more(turns, example.tools)
+    more = _more(_turns(example), example.tools)
     return plain + more if more else plain
+
+
+def _turns(example: Example) -> list[Message]:
+    """All messages of a row, its answers to compare among them."""
+    sides = example.chosen or example.rejected
+    return [*example.messages, *example.chosen, *example.rejected] if sides else example.messages
 
 
 def _more(messages: list[Message], tools: list[dict[str, Any]]) -> bytes:
@@ -50,7 +55,7 @@ def words(example: Example) -> str:
     """What is said in the row apart from system turns: those repeat from row to row and would make all rows look alike."""
     if example.form == "text":
         return example.text
-    turns = [*example.messages, *example.chosen, *example.rejected] if example.chosen or example.rejected else example.messages
+    turns = _turns(example)
     said = [message.content for message in turns if message.role not in _SILENT]
     seen = [
         medium.digest.translate(_LETTERS) for message in turns if message.media and message.role not in _SILENT for medium in message.media
